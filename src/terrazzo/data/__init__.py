@@ -1,0 +1,64 @@
+"""Where samples come from. A new public data set goes to layouts.py, another kind of source gets a file of its own."""
+
+from typing import Annotated, Literal, Self, assert_never
+
+from pydantic import Field, model_validator
+
+from terrazzo.base import Dataset, InputError, Split
+from terrazzo.data.folder import DataOptions, Folder, FolderData
+from terrazzo.data.layouts import CamvidData, PetsData, VocData, camvid, pets, voc
+from terrazzo.data.split import splits_of
+
+
+class OwnData(DataOptions):
+    """Dataset objects passed from Python: `terrazzo.train(config, train_set=..., val_set=...)`."""
+
+    kind: Literal["own"] = "own"
+
+    @model_validator(mode="after")
+    def _nothing_ignored(self) -> Self:
+        if self.limit is not None or self.root != DataOptions.model_fields["root"].default:
+            raise InputError(
+                "data.kind=own takes the dataset objects as they are: data.root and data.limit change nothing"
+            )
+        return self
+
+
+DataConfig = Annotated[FolderData | CamvidData | VocData | PetsData | OwnData, Field(discriminator="kind")]
+
+
+def build_dataset(cfg: DataConfig, split: Split) -> Dataset:
+    """One split of the data.
+
+    Raises:
+        InputError: there is no such split, its files do not fit together, or `kind` is own.
+    """
+    folder = _folder(cfg)
+    if folder is None:
+        raise InputError(
+            "data.kind is own: pass the dataset objects from Python, terrazzo.train(config, train_set=..., val_set=...)"
+        )
+    return Folder(folder, split)
+
+
+def available_splits(cfg: DataConfig) -> tuple[Split, ...]:
+    """The splits that `build_dataset` can build; none for `kind: own`."""
+    folder = _folder(cfg)
+    return () if folder is None else splits_of(folder.splits)
+
+
+def _folder(cfg: DataConfig) -> FolderData | None:
+    """Every source as the one general layout, except objects passed from Python."""
+    match cfg:
+        case FolderData():
+            return cfg
+        case CamvidData():
+            return camvid(cfg)
+        case VocData():
+            return voc(cfg)
+        case PetsData():
+            return pets(cfg)
+        case OwnData():
+            return None
+        case _:
+            assert_never(cfg)

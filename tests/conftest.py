@@ -1,0 +1,23 @@
+"""Where the shared data is, and one line at the end that lists what was skipped for want of it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(os.environ.get("TERRAZZO_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of the shared real data sets; the test is skipped, with the reason, where it is absent."""
+    folder = SHARED / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no shared data at TERRAZZO_SHARED={SHARED}")
+    return folder
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = terminalreporter.stats.get("skipped", [])
+    names = sorted(f"{r.nodeid.split('::')[-1]} ({str(r.longrepr[2]).removeprefix('Skipped: ')})" for r in skipped)
+    terminalreporter.write_line("skipped: " + ("; ".join(names) if names else "nothing"))

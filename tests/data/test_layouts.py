@@ -1,0 +1,211 @@
+"""Public layouts: made-up files in exactly the real layout, and the real ones where they are."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydantic import TypeAdapter, ValidationError
+
+from terrazzo.base import IGNORE, Dataset, InputError, distinct_colors
+from terrazzo.data import CamvidData, DataConfig, OwnData, PetsData, VocData, available_splits, build_dataset
+
+
+def photo(path: Path, size: tuple[int, int] = (6, 8)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((*size, 3), 99, np.uint8)).save(path)
+
+
+def label(path: Path, ids: object, voc_palette: bool = False) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(np.uint8(ids))
+    if voc_palette:
+        image.putpalette([channel for color in distinct_colors(256) for channel in color])
+        assert image.mode == "P"
+    image.save(path)
+
+
+def lines(path: Path, *entries: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{entry}\n" for entry in entries))
+
+
+@pytest.fixture
+def camvid_tree(tmp_path):
+    for split, count in (("train", 3), ("val", 2), ("test", 1)):
+        for k in range(count):
+            photo(tmp_path / split / f"0001TP_00{k}.png", (1, 13))
+            label(tmp_path / f"{split}annot" / f"0001TP_00{k}.png", [[*range(12), 0]])
+    return tmp_path
+
+
+@pytest.fixture
+def voc_tree(tmp_path):
+    for k in range(4):
+        photo(tmp_path / f"JPEGImages/2007_00{k}.jpg", (1, 22))
+        photo(tmp_path / f"JPEGImages/2007_00{k}_detection_only.jpg")
+        label(tmp_path / f"SegmentationClass/2007_00{k}.png", [[*range(21), 255]], voc_palette=True)
+    lines(tmp_path / "ImageSets/Segmentation/train.txt", "2007_002", "2007_000", "2007_001")
+    lines(tmp_path / "ImageSets/Segmentation/val.txt", "2007_003")
+    return tmp_path
+
+
+@pytest.fixture
+def pets_tree(tmp_path):
+    animals = [f"Abyssinian_{k}" for k in range(12)] + ["yorkshire_terrier_1"]
+    for animal in animals:
+        photo(tmp_path / f"images/{animal}.jpg", (1, 4))
+        label(tmp_path / f"annotations/trimaps/{animal}.png", [[1, 2, 3, 1]])
+        (tmp_path / f"annotations/trimaps/._{animal}.png").write_bytes(b"resource fork of the real archive")
+    (tmp_path / "images/Abyssinian_100.mat").write_bytes(b"lies in the real archive too")
+    lines(tmp_path / "annotations/trainval.txt", *(f"{animal} 1 1 1" for animal in animals[:10]))
+    lines(tmp_path / "annotations/test.txt", *(f"{animal} 1 1 1" for animal in animals[10:]))
+    return tmp_path
+
+
+def test_camvid(camvid_tree):
+    cfg = CamvidData(root=camvid_tree)
+    assert available_splits(cfg) == ("train", "val", "test")
+    assert [len(build_dataset(cfg, split)) for split in available_splits(cfg)] == [3, 2, 1]
+    dataset = build_dataset(cfg, "val")
+    assert isinstance(dataset, Dataset)
+    assert dataset[0].name == "val/0001TP_000"
+    assert dataset[0].mask.tolist() == [[*range(11), IGNORE, 0]]
+    assert (len(dataset.classes), dataset.classes.ids, dataset.classes.ignore_id) == (11, tuple(range(11)), 11)
+    assert (dataset.classes.names[3], dataset.classes.colors[3]) == ("Road", (128, 64, 128))
+
+
+def test_voc(voc_tree):
+    cfg = VocData(root=voc_tree)
+    assert available_splits(cfg) == ("train", "val")
+    train = build_dataset(cfg, "train")
+    assert [train[k].name for k in range(3)] == [f"JPEGImages/2007_00{k}" for k in (2, 0, 1)]
+    assert build_dataset(cfg, "val")[0].mask.tolist() == [[*range(21), IGNORE]]
+    assert (train.classes.names[15], train.classes.ignore_id) == ("person", 255)
+    assert train.classes.colors[15] == (192, 128, 128), "the palette of the files"
+    lines(voc_tree / "mine.txt", "2007_001")
+    assert len(build_dataset(VocData(root=voc_tree, train_list="mine.txt"), "train")) == 1
+    assert build_dataset(VocData(root=voc_tree, val_list="mine.txt"), "val")[0].name == "JPEGImages/2007_001"
+
+
+def test_pets(pets_tree):
+    cfg = PetsData(root=pets_tree)
+    assert available_splits(cfg) == ("train", "val")
+    assert [len(build_dataset(cfg, split)) for split in ("train", "val")] == [10, 3]
+    two = build_dataset(cfg, "train")
+    assert two[0].mask.tolist() == [[0, 1, IGNORE, 0]]
+    assert (two.classes.names, two.classes.ids, two.classes.ignore_id) == (("pet", "background"), (1, 2), 3)
+    three = build_dataset(PetsData(root=pets_tree, border="class"), "train")
+    assert three[0].mask.tolist() == [[0, 1, 2, 0]]
+    assert (three.classes.names, three.classes.ids) == (("pet", "background", "border"), (1, 2, 3))
+
+
+def test_pets_with_a_share_of_trainval_for_validation(pets_tree):
+    found = {}
+    for seed in (0, 1):
+        cfg = PetsData(root=pets_tree, val_fraction=0.3, split_seed=seed)
+        assert available_splits(cfg) == ("train", "val", "test")
+        sets = [build_dataset(cfg, split) for split in available_splits(cfg)]
+        found[seed] = [{each[k].name for k in range(len(each))} for each in sets]
+        train, val, test = found[seed]
+        assert (len(train), len(val), len(test)) == (7, 3, 3)
+        assert not train & val
+        assert not (train | val) & test
+    assert found[0][1] != found[1][1]
+    assert found[0][2] == found[1][2]
+
+
+@pytest.mark.parametrize("kind", ["camvid", "voc", "pets"])
+def test_every_layout_has_limit_and_remap_and_checks_names(kind, request):
+    root = request.getfixturevalue(f"{kind}_tree")
+    old, new = {"camvid": ("Sky", "Road"), "voc": ("cow", "horse"), "pets": ("pet", "animal")}[kind]
+    read = TypeAdapter(DataConfig).validate_python
+    assert len(build_dataset(read({"kind": kind, "root": root, "limit": 1}), "train")) == 1
+    classes = build_dataset(read({"kind": kind, "root": root, "remap": {old: new}}), "train").classes
+    assert old not in classes.names
+    assert new in classes.names
+    with pytest.raises(ValidationError, match=rf"data\.remap: no class is called '{old}x'; did you mean '{old}'"):
+        read({"kind": kind, "remap": {old + "x": "ignore"}})
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        read({"kind": kind, "rooot": root})
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("camvid", r"data\.images 'train/\{id\}\.\*' finds no image"),
+        ("voc", r"ImageSets.Segmentation.train\.txt: cannot read this list"),
+        ("pets", r"annotations.trainval\.txt: cannot read this list"),
+    ],
+)
+def test_an_empty_folder_is_no_layout(tmp_path, kind, message):
+    with pytest.raises(InputError, match=message):
+        build_dataset(TypeAdapter(DataConfig).validate_python({"kind": kind, "root": tmp_path}), "train")
+
+
+def test_datasets_from_python_cannot_be_built_from_a_config():
+    assert available_splits(OwnData()) == ()
+    with pytest.raises(InputError, match=r"data\.kind is own: pass the dataset objects from Python"):
+        build_dataset(OwnData(), "train")
+    for idle in ({"limit": 3}, {"root": "elsewhere"}):
+        with pytest.raises(ValidationError, match=r"data\.root and data\.limit change nothing"):
+            OwnData.model_validate(idle)
+
+
+def test_configs_come_back_from_their_own_dump(camvid_tree):
+    read = TypeAdapter(DataConfig)
+    for cfg in (
+        CamvidData(root=camvid_tree, limit=2),
+        PetsData(val_fraction=0.5),
+        OwnData(),
+        read.validate_python(
+            {
+                "kind": "folder",
+                "images": "i",
+                "labels": "l",
+                "classes": {"a": "#0102ff", "b": [1, 2, 3]},
+                "decode": {"kind": "palette", "ignore_colors": ["#ffffff"]},
+                "splits": {"kind": "ratio"},
+            }
+        ),
+    ):
+        assert read.validate_python(cfg.model_dump(mode="json")) == cfg
+    assert read.json_schema()["discriminator"]["propertyName"] == "kind"
+
+
+@pytest.mark.parametrize(("kind", "void"), [("camvid", 11), ("voc", 255), ("pets", 3)])
+def test_pitfall_void_trained_as_a_class_in_layouts(kind, void, request):
+    cfg = TypeAdapter(DataConfig).validate_python({"kind": kind, "root": request.getfixturevalue(f"{kind}_tree")})
+    for split in available_splits(cfg):
+        dataset = build_dataset(cfg, split)
+        assert void not in dataset.classes.ids
+        for index in range(len(dataset)):
+            with Image.open(dataset.files[index][1]) as file:
+                assert ((dataset[index].mask == IGNORE) == (np.asarray(file) == void)).all()
+
+
+# --- real data --------------------------------------------------------------------------------------------------------
+
+
+def test_real_camvid(shared_data):
+    cfg = CamvidData(root=shared_data / "camvid")
+    sets = {split: build_dataset(cfg, split) for split in available_splits(cfg)}
+    assert {split: len(dataset) for split, dataset in sets.items()} == {"train": 367, "val": 101, "test": 233}
+    counts = sum(np.bincount(sets["val"][k].mask.ravel(), minlength=256) for k in range(101))
+    share = counts / counts.sum() * 100  # as in the data set's README
+    expected = [9.18, 25.96, 0.56, 28.95, 8.72, 16.34, 0.89, 3.08, 1.75, 0.65, 2.22]
+    assert np.abs(share[:11] - expected).max() < 0.006
+    assert abs(share[IGNORE] - 1.70) < 0.01
+    assert counts[11:255].sum() == 0
+
+
+def test_real_voc(shared_data):
+    cfg = VocData(root=shared_data / "voc-person")
+    train, val = build_dataset(cfg, "train"), build_dataset(cfg, "val")
+    assert (len(train), len(val)) == (130, 60)
+    listed = (shared_data / "voc-person/ImageSets/Segmentation/val.txt").read_text().split()
+    assert [val[k].name for k in range(60)] == [f"JPEGImages/{name}" for name in listed]
+    seen = set(np.unique(np.concatenate([np.unique(val[k].mask) for k in range(60)])).tolist())
+    assert seen <= {*range(21), IGNORE}
+    assert {15, IGNORE} <= seen
+    assert not seen & {13, 17}, "the README says that these do not occur in val"
