@@ -1,0 +1,207 @@
+"""The one contract of every network: uint8 images [B, C, H, W] in, an `Output` of low-resolution logits out."""
+
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import PositiveFloat, model_validator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from terrazzo.base import Config, InputError
+from terrazzo.output import Output
+
+Role = Literal["encoder", "decoder", "head"]
+
+ROLES: dict[str, Role] = {
+    "encoder": "encoder",
+    "backbone": "encoder",
+    "head": "head",
+    "segmentation_head": "head",
+    "classifier": "head",
+    "aux_head": "head",
+    "aux_heads": "head",
+    "aux_classifier": "head",
+}
+"""Role of each direct child of a network, by its name; every other child is the decoder."""
+
+
+class Normalization(Config):
+    """What a network's weights want to see: (image / 255 * max_value - mean) / std, in this order of channels."""
+
+    mean: tuple[float, ...]
+    """One number per channel, in the order of `channel_order`, in the scale of `max_value`."""
+    std: tuple[PositiveFloat, ...]
+    """One number per channel, as `mean`."""
+    max_value: PositiveFloat = 1.0
+    """Value of a white pixel: 1 for most weights, 255 for some (Caffe's)."""
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+    """Order in which the network wants the channels; images are RGB everywhere in terrazzo."""
+
+    @model_validator(mode="after")
+    def _one_number_per_channel(self) -> Self:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} numbers and std {len(self.std)}; give one per image channel")
+        if self.channel_order == "bgr" and len(self.mean) != 3:
+            raise ValueError(f"channel_order bgr is for 3 channels, not {len(self.mean)}")
+        return self
+
+    def for_channels(self, channels: int) -> "Normalization":
+        """The same for images of another number of channels, as the libraries adapt the first convolution.
+
+        One channel gets the average, more than three repeat the first three.
+        """
+        known = len(self.mean)
+        if channels == known:
+            return self
+        if channels == 1:
+            return Normalization(mean=(sum(self.mean) / known,), std=(sum(self.std) / known,), max_value=self.max_value)
+        return Normalization(
+            mean=tuple(self.mean[i % known] for i in range(channels)),
+            std=tuple(self.std[i % known] for i in range(channels)),
+            max_value=self.max_value,
+        )
+
+
+IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+"""torchvision's, and so of most published weights."""
+
+
+class ModelInput(Config):
+    """The part that all model configs share: how pixels become numbers. None means: what the weights want."""
+
+    mean: tuple[float, ...] | None = None
+    """Mean per image channel, in the scale of max_value; give std with it."""
+    std: tuple[PositiveFloat, ...] | None = None
+    """Standard deviation per image channel, in the scale of max_value; give mean with it."""
+    max_value: PositiveFloat | None = None
+    """Value of a white pixel before mean and std are applied (1 or 255); give mean and std with it."""
+    channel_order: Literal["rgb", "bgr"] | None = None
+    """Order of the channels that the weights want."""
+
+    @model_validator(mode="after")
+    def _mean_with_std(self) -> Self:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std belong together: give both, or neither to follow the weights")
+        if self.max_value is not None and self.mean is None:
+            raise ValueError("max_value is the scale of mean and std: give all three, or none to follow the weights")
+        return self
+
+    def normalization(self, wanted: Normalization, channels: int) -> Normalization:
+        """What the weights want, fitted to the image's channels, with the user's own values in place of it."""
+        fitted = wanted.for_channels(channels)
+        order = self.channel_order or fitted.channel_order
+        if order == "bgr" and channels != 3:
+            raise InputError(f"model.channel_order is bgr, but the images have {channels} channels; type rgb")
+        if self.mean is None or self.std is None:
+            return fitted.model_copy(update={"channel_order": order})
+        if not len(self.mean) == len(self.std) == channels:
+            raise InputError(
+                f"model.mean has {len(self.mean)} numbers, model.std {len(self.std)} and the images have {channels} "
+                "channels; give one number per channel"
+            )
+        return Normalization(mean=self.mean, std=self.std, max_value=self.max_value or 1.0, channel_order=order)
+
+
+class Segmenter(nn.Module):
+    """Normalise, pad to the network's own stride, run the network, say what its logits cover.
+
+    `net` answers a tensor [B, K, h, w], a tuple of it and auxiliary logits, or an `Output`. The sides of its input are
+    multiples of `stride` and at least `smallest` pixels. `align_corners` says how its logits are to be enlarged.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        normalization: Normalization,
+        stride: int,
+        smallest: int = 1,
+        align_corners: bool = False,
+    ):
+        super().__init__()
+        self.net = net
+        self.normalization = normalization
+        self.stride = stride
+        self.smallest = smallest
+        self.align_corners = align_corners
+        white = 255 / normalization.max_value
+        device = next((tensor.device for tensor in (*net.parameters(), *net.buffers())), torch.get_default_device())
+        # Not in the state dict: the bundle's config says it, and a number must stand in one place only.
+        mean = torch.tensor(normalization.mean, device=device).view(1, -1, 1, 1) * white
+        std = torch.tensor(normalization.std, device=device).view(1, -1, 1, 1) * white
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("scale", 1 / std, persistent=False)
+
+    @property
+    def channels(self) -> int:
+        """Channels an image must have."""
+        return len(self.normalization.mean)
+
+    @property
+    def has_encoder(self) -> bool:
+        """False for a user's own network whose parts carry none of the known names."""
+        return any(self.role(name) == "encoder" for name, _ in self.named_parameters())
+
+    def role(self, name: str) -> Role:
+        """Part of the network that a parameter or buffer ("net.encoder.conv1.weight") belongs to."""
+        return ROLES.get(name.removeprefix("net.").split(".")[0], "decoder")
+
+    def forward(self, images: Tensor) -> Output:
+        """`images` [B, C, H, W], RGB, uint8 or floats in 0..255, to logits over the padded image."""
+        if images.ndim != 4 or images.shape[1] != self.channels:
+            raise InputError(f"images have the shape {[*images.shape]}; this network takes [B, {self.channels}, H, W]")
+        height, width = images.shape[-2:]
+        covers = self.padded(height), self.padded(width)
+        # Padding comes after normalising, so its zeros have the mean colour.
+        padded = functional.pad(self.normalized(images), (0, covers[1] - width, 0, covers[0] - height))
+        return self._output(self.net(padded), covers)
+
+    def padded(self, side: int) -> int:
+        """The next side, in pixels, that the network takes."""
+        return -(-max(side, self.smallest) // self.stride) * self.stride
+
+    def normalized(self, images: Tensor) -> Tensor:
+        """The numbers that the network sees, in the type of its own weights."""
+        ordered = images.flip(1) if self.normalization.channel_order == "bgr" else images
+        return (ordered.to(self.mean.dtype) - self.mean) * self.scale
+
+    def _output(self, answer: Any, covers: tuple[int, int]) -> Output:
+        match answer:
+            case Output():
+                return answer if any(answer.covers) else answer._replace(covers=covers)
+            case Tensor():
+                return Output(logits=answer, covers=covers, align_corners=self.align_corners)
+            case (logits, *aux) if all(isinstance(part, Tensor) for part in answer):
+                return Output(logits=logits, aux=tuple(aux), covers=covers, align_corners=self.align_corners)
+            case _:
+                raise InputError(
+                    f"the network {type(self.net).__name__} answers a {type(answer).__name__}; expected logits as a "
+                    "tensor [B, K, h, w], a tuple (logits, auxiliary logits, ...) or terrazzo.output.Output"
+                )
+
+
+def probe(segmenter: Segmenter, classes: int) -> Output:
+    """Run one small image whose sides are odd multiples of the stride and check the answer's shape.
+
+    In eval mode; every module's own mode is put back. Raises what the network raises, or InputError for a wrong shape.
+    """
+    output: Output
+    modes = {module: module.training for module in segmenter.modules()}
+    segmenter.eval()
+    unit = segmenter.stride * -(-32 // segmenter.stride)
+    images = torch.zeros(1, segmenter.channels, 2 * unit, 3 * unit, dtype=torch.uint8, device=segmenter.mean.device)
+    try:
+        output = segmenter(images)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    for name, logits in (("logits", output.logits), *(("auxiliary logits", aux) for aux in output.aux)):
+        if logits.ndim != 4 or logits.shape[:2] != (1, classes):
+            raise InputError(
+                f"the network {type(segmenter.net).__name__} answers {name} of the shape {[*logits.shape]} for one "
+                f"image; the data set's {classes} classes need [1, {classes}, h, w]"
+            )
+    return output

@@ -1,0 +1,256 @@
+"""Weights into a network, with a report of what was loaded, adapted, left as it was, and not used.
+
+Files may come from terrazzo, segmentation-models-pytorch, timm or torchvision: names are compared without the prefixes
+that wrappers add. A new origin whose names differ in more than that gets a renaming function, listed in `RENAMINGS`.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from torch import Tensor, nn
+
+from terrazzo.base import InputError
+from terrazzo.models.segmenter import Segmenter
+
+ENOUGH = 0.9
+"""An encoder that got a smaller share of its tensors than this was given the wrong file."""
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+
+_WRAPPERS = ("module.", "_orig_mod.", "net.", "encoder.", "backbone.", "model.")
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """Names of tensors by what happened to them; network's names, except `unused`, which are the source's own."""
+
+    source: str
+    loaded: tuple[str, ...]
+    """Copied as they were."""
+    adapted: tuple[str, ...] = ()
+    """Copied after fitting the first convolution to another number of image channels."""
+    missing: tuple[str, ...] = ()
+    """Not in the source, or there in another shape: these keep the values they had (in the parts that were loaded)."""
+    unused: tuple[str, ...] = ()
+    """In the source, but of no use here (a classifier)."""
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{count} {what}" for what, count, _ in self.table())
+        return f"weights from {self.source}: {counts}"
+
+    def table(self) -> tuple[tuple[str, int, str], ...]:
+        """Rows (what happened, number of tensors, first three names)."""
+        groups = (
+            ("loaded", self.loaded),
+            ("adapted", self.adapted),
+            ("missing", self.missing),
+            ("unused", self.unused),
+        )
+        return tuple((what, len(names), _first(names)) for what, names in groups)
+
+
+def load_weights(segmenter: Segmenter, path: Path) -> LoadReport:
+    """Copy every tensor of a file that fits into the network; fail if the encoder got less than 90 % of its own.
+
+    `path` is a .safetensors file, a file of torch.save, or a folder with model.safetensors (a bundle).
+    """
+    found = read_tensors(path)
+    targets = segmenter.state_dict()
+    match = _best_match(found, targets)
+    first_conv = _first_conv(segmenter)
+    values: dict[str, Tensor] = {}
+    adapted: list[str] = []
+    for key, name in match.items():
+        tensor, target = found[key], targets[name]
+        if name == first_conv and tensor.ndim == 4 and tensor.shape[1] != target.shape[1]:
+            tensor = adapt_channels(tensor, target.shape[1])
+            adapted.append(name)
+        if tensor.shape == target.shape:
+            values[name] = tensor
+    used = {key for key, name in match.items() if name in values}
+    report = LoadReport(
+        source=str(path),
+        loaded=tuple(name for name in targets if name in values and name not in adapted),
+        adapted=tuple(name for name in adapted if name in values),
+        missing=_missing(segmenter, values.keys()),
+        unused=tuple(key for key in found if key not in used),
+    )
+    _check_enough(segmenter, report, "another encoder's file? Give model.encoder the network it was made for")
+    segmenter.load_state_dict(values, strict=False)
+    return report
+
+
+def compare(segmenter: Segmenter, untrained: Segmenter, source: str) -> LoadReport:
+    """The report of a library's own loader, which tells nothing itself: what differs from the same network unloaded.
+
+    `untrained` was built from the same random numbers, so an encoder tensor that is equal there was not loaded.
+    """
+    before, after = untrained.state_dict(), segmenter.state_dict()
+    encoder = _encoder_names(segmenter)
+    new = [name for name in encoder if not torch.equal(before[name], after[name])]
+    adapted = tuple(name for name in new if segmenter.channels != 3 and name == _first_conv(segmenter))
+    report = LoadReport(
+        source=source,
+        loaded=tuple(name for name in new if name not in adapted),
+        adapted=adapted,
+        missing=tuple(name for name in encoder if name not in new),
+    )
+    _check_enough(segmenter, report, "the library's own loader left it random; give a local file by model.weights=PATH")
+    return report
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file, on the CPU. Nothing in it is executed. Raises InputError that names the file."""
+    file = path / "model.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise InputError(f"model.weights: no file {file}; write none, pretrained, or the path of a weights file")
+    if file.suffix not in SUFFIXES:
+        raise InputError(f"{file}: weights files end in {', '.join(SUFFIXES)}, not {file.suffix!r}")
+    tensors = _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file)
+    if not tensors:
+        raise InputError(f"{file}: no tensors in it; expected the state dict of a network")
+    return tensors
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise InputError(f"{file}: damaged or no safetensors file ({file.stat().st_size} bytes): {error}") from error
+
+
+def _read_torch(file: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise InputError(
+            f"{file}: refused, because it is damaged or holds Python objects besides tensors, which could run code "
+            "when loaded. Save the tensors alone: torch.save(net.state_dict(), PATH), or as safetensors"
+        ) from error
+    except (RuntimeError, EOFError, OSError) as error:
+        size = file.stat().st_size
+        raise InputError(f"{file}: damaged or no file of torch.save ({size} bytes): {_line(error)}") from error
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping):
+        raise InputError(f"{file}: holds a {type(content).__name__}; expected the state dict of a network")
+    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+def canonical(name: str) -> str:
+    """A tensor's name without what wrappers add: prefixes, and timm's "stages_0" for "stages.0"."""
+    while prefix := next((prefix for prefix in _WRAPPERS if name.startswith(prefix)), None):
+        name = name.removeprefix(prefix)
+    return re.sub(r"_(\d+)(?=\.)", r".\1", name)
+
+
+_BLOCK_TENSORS = {"0.0": "conv_pw", "0.1": "bn1", "1.0": "conv_dw", "1.1": "bn2", "2": "conv_pwl", "3": "bn3"}
+_FIRST_BLOCK_TENSORS = {"0.0": "conv_dw", "0.1": "bn1", "1": "conv_pw", "2": "bn2"}
+_REPEATS = (1, 2, 3, 4, 3, 3, 1)
+"""Blocks in each stage of MobileNetV2 (Sandler et al. 2018, table 2)."""
+
+
+def torchvision_mobilenet_to_timm(name: str) -> str:
+    """torchvision's mobilenet_v2 names ("features.2.conv.0.0.weight") to timm's ("blocks.1.0.conv_pw.weight")."""
+    if stem := re.fullmatch(r"features\.(0|18)\.(0|1)\.(\w+)", name):
+        part, layer, tensor = stem.groups()
+        return {"00": "conv_stem", "01": "bn1", "180": "conv_head", "181": "bn2"}[part + layer] + f".{tensor}"
+    if inner := re.fullmatch(r"features\.(\d+)\.conv\.([\d.]+)\.(\w+)", name):
+        index, layer, tensor = int(inner[1]) - 1, inner[2], inner[3]
+        layers = _FIRST_BLOCK_TENSORS if index == 0 else _BLOCK_TENSORS
+        places = [f"blocks.{stage}.{block}" for stage, count in enumerate(_REPEATS) for block in range(count)]
+        if layer in layers and index < len(places):
+            return f"{places[index]}.{layers[layer]}.{tensor}"
+    return name
+
+
+RENAMINGS: tuple[Callable[[str], str], ...] = (str, torchvision_mobilenet_to_timm)
+"""Tried one after the other on the canonical names of a file; the one with most matches is used."""
+
+
+def _best_match(found: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, str]:
+    """Which tensor of the file is which of the network's, by name alone: file's name -> network's name."""
+    plain = [canonical(name) for name in targets]
+    counts = Counter(plain)
+    wanted = {short: name for short, name in zip(plain, targets, strict=True) if counts[short] == 1}
+    best: dict[str, str] = {}
+    for rename in RENAMINGS:
+        taken: dict[str, str] = {}
+        for key in found:
+            exact = next((name for name in (key, f"net.{key}") if name in targets), None)
+            name = exact or wanted.get(rename(canonical(key)))
+            if name is not None:
+                taken.setdefault(name, key)
+        match = {key: name for name, key in taken.items()}
+        best = max(best, match, key=len)
+    return best
+
+
+def adapt_channels(weight: Tensor, channels: int) -> Tensor:
+    """First convolution [F, C, h, w] for images of another number of channels, as SMP and timm do it.
+
+    One channel gets the sum; otherwise the filters repeat, scaled so that the response keeps its size.
+    """
+    known = weight.shape[1]
+    if channels == 1:
+        return weight.sum(1, keepdim=True)
+    return weight[:, [i % known for i in range(channels)]] * (known / channels)
+
+
+def _first_conv(segmenter: Segmenter) -> str | None:
+    """Name of the weight of the convolution that sees the image, if it sees nothing else."""
+    for name, module in segmenter.named_modules():
+        if isinstance(module, nn.Conv2d):
+            sees_image = module.groups == 1 and module.in_channels == segmenter.channels
+            return f"{name}.weight" if sees_image else None
+    return None
+
+
+def _encoder_names(segmenter: Segmenter) -> tuple[str, ...]:
+    """The encoder's floating-point tensors (counters of batches are no weights), or all if no part is the encoder."""
+    everything = not segmenter.has_encoder
+    return tuple(
+        name
+        for name, tensor in segmenter.state_dict().items()
+        if tensor.is_floating_point() and (everything or segmenter.role(name) == "encoder")
+    )
+
+
+def _missing(segmenter: Segmenter, loaded: Collection[str]) -> tuple[str, ...]:
+    """What the file could have held: tensors of the encoder, and of every other part of which it held something."""
+    parts = {segmenter.role(name) for name in loaded}
+    encoder = _encoder_names(segmenter)
+    return tuple(
+        name
+        for name, tensor in segmenter.state_dict().items()
+        if name not in loaded and tensor.is_floating_point() and (name in encoder or segmenter.role(name) in parts)
+    )
+
+
+def _check_enough(segmenter: Segmenter, report: LoadReport, advice: str) -> None:
+    encoder = set(_encoder_names(segmenter))
+    got = encoder & {*report.loaded, *report.adapted}
+    if len(got) < ENOUGH * len(encoder):
+        missing = _first(tuple(name for name in report.missing if name in encoder))
+        part = "encoder" if segmenter.has_encoder else "network"
+        raise InputError(
+            f"{report}. The {part} got {len(got)} of its {len(encoder)} tensors (missing: {missing}; "
+            f"unused: {_first(report.unused)}); {advice}, or model.weights=none"
+        )
+
+
+def _first(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0][:200]

@@ -1,0 +1,200 @@
+"""What every network must do. Kinds are read off the union, architectures off SMP, families off SMP and timm."""
+
+from typing import Any, get_args
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from terrazzo.base import InputError
+from terrazzo.models import ModelConfig, OwnModel, Segmenter, SmpModel, UNetModel, build_model
+from terrazzo.output import Output
+
+CLASSES = 5
+
+
+class OwnNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU())
+        self.decoder = nn.Conv2d(8, 8, 3, 1, 1)
+        self.head = nn.Conv2d(8, CLASSES, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.decoder(self.encoder(images)))
+
+
+OPTIONS: dict[type, dict[str, Any]] = {UNetModel: {"deep_supervision": True, "dropout": 0.1}, OwnModel: {"stride": 2}}
+
+
+def smp_pairs() -> list[tuple[str, str]]:
+    import segmentation_models_pytorch as smp
+
+    encoders = ("resnet18", "tu-mobilenetv3_small_050")
+    return [
+        (arch, encoder)
+        for arch in smp.MODEL_ARCHITECTURES_MAPPING
+        for encoder in (("tu-vit_tiny_patch16_224", "tu-convnext_atto") if arch == "dpt" else encoders)
+    ]
+
+
+def cases() -> dict[str, Any]:
+    """Configs by name: every member of the union, SMP once per architecture and encoder."""
+    found: dict[str, Any] = {}
+    for member in get_args(get_args(ModelConfig)[0]):
+        if member is SmpModel:
+            for arch, encoder in smp_pairs():
+                found[f"{arch}-{encoder}"] = SmpModel(arch=arch, encoder=encoder, weights="none")
+        else:
+            found[member.model_fields["kind"].default] = member(**OPTIONS.get(member, {}))
+    return found
+
+
+CASES = cases()
+
+
+def build(name: str) -> Segmenter:
+    cfg = CASES[name]
+    torch.manual_seed(0)
+    return build_model(cfg, CLASSES, own=OwnNet() if isinstance(cfg, OwnModel) else None)[0]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Networks this small only lose by a second thread, many times over where tests run side by side."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", params=CASES)
+def model(request) -> Segmenter:
+    """Every model in turn, built once for all promises."""
+    return build(request.param)
+
+
+def images(batch: int, height: int, width: int) -> Tensor:
+    return torch.randint(
+        0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
+
+
+def everything(output: Output) -> Tensor:
+    return torch.cat([logits.flatten() for logits in (output.logits, *output.aux)])
+
+
+@pytest.mark.parametrize("size", [(50, 70), (33, 32)], ids=str)
+def test_images_of_odd_sizes(model, size):
+    with torch.inference_mode():
+        output = model.eval()(images(1, *size))
+    for logits in (output.logits, *output.aux):
+        assert logits.shape[:2] == (1, CLASSES)
+        assert logits.isfinite().all()
+        for covers, side, cells in zip(output.covers, size, logits.shape[-2:], strict=True):
+            assert side <= covers < max(side, model.smallest) + model.stride
+            assert covers % cells == 0, "logits lie on a whole number of pixels"
+
+
+def test_every_parameter_learns(model):
+    parameters = dict(model.named_parameters())
+    learning = {key: parameter for key, parameter in parameters.items() if parameter.requires_grad}
+    loss = everything(model.train()(images(2, 32, 64))).square().mean()
+    gradients = torch.autograd.grad(loss, [*learning.values()], allow_unused=True)
+    assert [key for key, gradient in zip(learning, gradients, strict=True) if gradient is None] == []
+    assert all(gradient is None or gradient.isfinite().all() for gradient in gradients)
+    frozen = parameters.keys() - learning.keys()
+    assert all(model.role(key) == "encoder" for key in frozen)
+
+
+def test_evaluation_does_not_depend_on_the_batch(model):
+    batch = images(2, 32, 64)
+    with torch.inference_mode():
+        together, alone = model.eval()(batch), model(batch[1:])
+    torch.testing.assert_close(together.logits[1:], alone.logits, atol=1e-4, rtol=1e-3)
+
+
+def test_state_dict_round_trip(model, request):
+    other = build(request.node.callspec.params["model"]).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.01
+    other.load_state_dict(model.state_dict())
+    batch = images(1, 32, 64)
+    with torch.inference_mode():
+        assert torch.equal(everything(model.eval()(batch)), everything(other(batch)))
+
+
+def test_roles_cover_the_network(model):
+    assert {model.role(key) for key, _ in model.named_parameters()} == {"encoder", "decoder", "head"}
+    assert model.channels == 3
+
+
+SMALLEST = {
+    "resnet": "resnet18",
+    "dpn": "dpn68",
+    "vgg": "vgg11",
+    "senet": "se_resnet50",
+    "densenet": "densenet121",
+    "inceptionresnetv2": "inceptionresnetv2",
+    "inceptionv4": "inceptionv4",
+    "efficientnet": "efficientnet-b0",
+    "mobilenet": "mobilenet_v2",
+    "xception": "xception",
+    "timm_efficientnet": "timm-tf_efficientnet_lite0",
+    "timm_sknet": "timm-skresnet18",
+    "mix_transformer": "mit_b0",
+    "mobileone": "mobileone_s0",
+}
+"""The smallest encoder of each of SMP's own families."""
+
+ON_META = {"inceptionresnetv2"}
+"""Over 50 million parameters: shapes only."""
+
+
+def test_every_family_of_smp_is_listed():
+    from segmentation_models_pytorch.encoders import encoders
+
+    assert {settings["encoder"].__module__.rpartition(".")[2] for settings in encoders.values()} == set(SMALLEST)
+
+
+@pytest.mark.filterwarnings("ignore:`timm-` encoders are deprecated:DeprecationWarning")
+@pytest.mark.parametrize("family", SMALLEST)
+def test_encoder_family(family):
+    device = torch.device("meta" if family in ON_META else "cpu")
+    with device:
+        segmenter = build_model(SmpModel(arch="fpn", encoder=SMALLEST[family], weights="none"), CLASSES)[0]
+    output = segmenter.eval()(images(1, 50, 70).to(device))
+    assert output.covers == (64, 96)
+    assert output.logits.shape == (1, CLASSES, 16, 24)
+    if device.type == "cpu":
+        everything(output).square().mean().backward()
+        assert all(parameter.grad is not None for parameter in segmenter.parameters() if parameter.requires_grad)
+
+
+@pytest.mark.parametrize(
+    "encoder", ["convnext_atto", "pvt_v2_b0", "regnetx_002", "mobilevit_xxs", "tiny_vit_5m_224", "edgenext_xx_small"]
+)
+def test_timm_encoder(encoder):
+    with torch.device("meta"):
+        segmenter = build_model(SmpModel(arch="upernet", encoder=f"tu-{encoder}", weights="none"), CLASSES)[0]
+    assert segmenter(torch.empty(2, 3, 50, 70, device="meta")).logits.shape == (2, CLASSES, 16, 24)
+
+
+@pytest.mark.slow
+def test_every_family_of_timm_works_or_is_refused_with_a_reason():
+    """One small model of each of timm's modules, on the meta device."""
+    import timm
+
+    refused = {}
+    for family in timm.list_modules():
+        names = timm.list_models(module=family)
+        small = [name for name in names if any(mark in name for mark in ("pico", "atto", "nano", "tiny", "xx", "18"))]
+        name = (small or names)[0]
+        try:
+            with torch.device("meta"):
+                build_model(SmpModel(arch="fpn", encoder=f"tu-{name}", weights="none"), CLASSES)
+        except InputError as error:
+            refused[name] = str(error)
+    assert all(f"cannot use the encoder tu-{name}: " in reason for name, reason in refused.items())
+    assert len(refused) <= 42, refused
