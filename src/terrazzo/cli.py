@@ -1,0 +1,207 @@
+"""The command line: parse, call, print. Everything heavy is imported inside the command that needs it."""
+
+import json as jsonlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from terrazzo import __version__
+
+app = typer.Typer(
+    help="From a folder of images and label maps to a semantic-segmentation model that you can trust.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+models_app = typer.Typer(help="The networks that a recipe can name.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+
+Recipe = Annotated[
+    str, typer.Argument(help="Name of a shipped recipe, or path of a YAML file (an existing path wins).")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="key=value, for example optim.lr=1e-3 or length='{epochs: 2}'.")
+]
+Model = Annotated[str, typer.Argument(help="A run folder (its best_miou, else last), a bundle or a checkpoint file.")]
+Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where to compute.")]
+
+
+@app.command()
+def train(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Move an existing run folder aside and start anew.")] = False,
+) -> None:
+    """Train a recipe; go on where the same command was stopped or killed."""
+    from terrazzo.commands.train import train as run_training
+    from terrazzo.config import load_config
+
+    run = run_training(load_config(recipe, overrides or []), fresh=fresh)
+    if run.stopped_by is not None:
+        raise typer.Exit(128 + run.stopped_by)
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    data: Annotated[str | None, typer.Option(help="Recipe whose data to score on; default: the run's own.")] = None,
+    split: Annotated[
+        Literal["train", "val", "test"] | None, typer.Option(help="Default: test if there is one, else val.")
+    ] = None,
+    checkpoint: Annotated[
+        Literal["last", "best_miou", "best_loss", "all"] | None, typer.Option(help="Of a run folder.")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Also write the result to this file.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Score a trained model on labelled images."""
+    from terrazzo.commands.evaluate import evaluate as run_evaluation
+
+    with _progress("evaluate") as progress:
+        result = run_evaluation(
+            model, data=data, split=split, checkpoint=checkpoint, json=json, device=device, progress=progress
+        )
+    for one in result if isinstance(result, list) else [result]:
+        _print_scores(one)
+    if json is not None:
+        _say(f"written to {json}")
+
+
+@app.command()
+def predict(
+    model: Model,
+    inputs: Annotated[list[Path], typer.Argument(help="Images or folders of images.", metavar="IMAGE_OR_FOLDER...")],
+    out: Annotated[Path, typer.Option(help="Folder for pred/ (ids), palette/ and vis/ (overlays).")],
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write probabilities/NAME.npz.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Predict masks for images and folders of images."""
+    from terrazzo.commands.predict import predict as run_prediction
+
+    with _progress("predict") as progress:
+        written = run_prediction(model, inputs, out, probabilities=probabilities, device=device, progress=progress)
+    _say(f"{len(written)} masks in {out / 'pred'}, with colours in {out / 'palette'}, overlays in {out / 'vis'}")
+
+
+@app.command()
+def config(
+    recipe: Annotated[str | None, typer.Argument(help="Name of a shipped recipe, or path of a YAML file.")] = None,
+    overrides: Overrides = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of recipes instead.")] = False,
+) -> None:
+    """Print a recipe with every default filled in, or the JSON schema of recipes for your editor."""
+    from terrazzo.base import InputError
+    from terrazzo.config import RunConfig, dump_yaml, load_config, recipe_names
+
+    if schema:
+        print(jsonlib.dumps(RunConfig.model_json_schema(), indent=2))
+    elif recipe is None:
+        raise InputError(f"which recipe? A path, or one of: {', '.join(recipe_names())}")
+    else:
+        print(dump_yaml(load_config(recipe, overrides or [])), end="")
+
+
+@models_app.command("list")
+def list_models(
+    pattern: Annotated[str | None, typer.Argument(help="Part of a name, or a pattern such as '*mobilenet*'.")] = None,
+) -> None:
+    """List architectures and encoders, and which pretrained weights their libraries offer."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from terrazzo.base import InputError
+    from terrazzo.models import list_models as known_models
+
+    table = Table("model.kind", "part", "name", "pretrained", "parameters", box=None)
+    rows = known_models(pattern or "")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    if not rows:
+        raise InputError(f"no architecture or encoder matches {pattern!r}; `terrazzo models list` shows all")
+    Console().print(table)
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on the terminal with rate and time left."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn(what),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(what, total=None, rate="")
+
+        def show(done: int, total: int) -> None:
+            speed = bar.tasks[0].speed
+            bar.update(task, completed=done, total=total, rate=f"{speed:.1f} images/s" if speed else "")
+
+        yield show
+
+
+def _print_scores(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    def cell(value: float | None) -> str:
+        return "-" if value is None else f"{value:.4f}"
+
+    about = result["protocol"]
+    limit = f", first {about['limit']} only" if about["limit"] else ""
+    table = Table("class", "IoU", "accuracy", "Dice", box=None, title_justify="left")
+    table.title = f"{result['checkpoint']} (step {result['step']}) on {about['split']}: {about['images']} images{limit}"
+    for name, row in result["per_class"].items():
+        table.add_row(name, cell(row["iou"]), cell(row["acc"]), cell(row["dice"]))
+    console = Console()
+    console.print(table)
+    console.print(
+        f"mIoU {cell(result['miou'])}  mean accuracy {cell(result['macc'])}  "
+        f"pixel accuracy {cell(result['accuracy'])}  mean Dice {cell(result['mdice'])}",
+        highlight=False,
+    )
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"terrazzo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point: what the user got wrong is one sentence and exit status 2; a fault of ours keeps its traceback."""
+    try:
+        app()
+    except ValueError as error:
+        from terrazzo.base import InputError  # not above: numpy and pydantic would make --help slow
+
+        if not isinstance(error, InputError):
+            raise
+        _say(f"error: {error}")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The verbs: one module each, named after the command."""

@@ -1,0 +1,263 @@
+"""`terrazzo evaluate`: score a trained model on labelled images, at the labels' own size by default."""
+
+import csv
+import json as jsonlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import StringIO
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from terrazzo import __version__, kernels
+from terrazzo.base import Classes, Dataset, InputError, Sample, Split
+from terrazzo.bundle import CHECKPOINTS, Found, find_bundle, load_bundle
+from terrazzo.config import EvaluationConfig, RunConfig, load_config
+from terrazzo.data import OwnData, available_splits, build_dataset
+from terrazzo.data.augment import resize_mask
+from terrazzo.engine.world import World
+from terrazzo.files import write_text
+from terrazzo.infer.predictor import network_input
+from terrazzo.losses import Loss, count
+from terrazzo.metrics import Scores
+from terrazzo.models import Segmenter
+from terrazzo.report.page import write_tables
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """Scores of one image by itself: the classes that it shows or is said to show."""
+
+    index: int
+    name: str
+    miou: float
+    accuracy: float
+    pixels: int
+    """Labelled pixels, ignored ones left out."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What one pass over a split found."""
+
+    matrix: NDArray[np.int64]
+    """[K, K], rows are the truth."""
+    loss: float
+    """nan if no loss was asked for."""
+    images: list[ImageScore]
+
+    def scores(self, evaluation: EvaluationConfig) -> Scores:
+        return Scores(self.matrix, evaluation.absent)
+
+
+def samples_ahead(dataset: Dataset, indexes: list[int], workers: int) -> Iterator[Sample]:
+    """The samples in order, read a few ahead by threads (none for workers=0)."""
+    if workers == 0:
+        yield from (dataset[index] for index in indexes)
+        return
+    with ThreadPoolExecutor(workers, thread_name_prefix="evaluate") as pool:
+        todo = iter(indexes)
+        waiting = [pool.submit(dataset.__getitem__, index) for index in islice(todo, 2 * workers)]
+        while waiting:
+            sample = waiting.pop(0).result()
+            waiting += [pool.submit(dataset.__getitem__, index) for index in islice(todo, 1)]
+            yield sample
+
+
+@torch.inference_mode()
+def score_dataset(
+    model: Segmenter,
+    dataset: Dataset,
+    evaluation: EvaluationConfig,
+    *,
+    world: World,
+    workers: int = 0,
+    loss: Loss | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluated:
+    """One pass in eval mode and float32. The matrix is summed over ranks; per-image rows are of this rank's images."""
+    was_training = model.training
+    model.eval()
+    classes = len(dataset.classes)
+    total = torch.zeros(classes, classes, dtype=torch.int64, device=world.device)
+    sums = torch.zeros(4, dtype=torch.float64)  # pixel losses, region losses, counted pixels, images that show one
+    images = []
+    mine = list(range(world.rank, len(dataset), world.size))
+    for done, (index, sample) in enumerate(zip(mine, samples_ahead(dataset, mine, workers), strict=True), start=1):
+        pixels, mask = network_input(sample.image, evaluation.resize), sample.mask
+        if evaluation.score_at == "network":
+            mask = resize_mask(mask, (pixels.shape[2], pixels.shape[3]))
+        masks = torch.from_numpy(mask)[None].to(world.device)
+        output = model(pixels.to(world.device)).rescaled((pixels.shape[2], pixels.shape[3]), mask.shape)
+        matrix = kernels.confusion(output.logits, masks, covers=output.covers, align_corners=output.align_corners)
+        total += matrix
+        if loss is not None:
+            sums += torch.cat([torch.stack(loss.sums(output, masks)), count(masks)]).cpu().double()
+        images.append(_image_score(index, sample.name, matrix.cpu().numpy()))
+        if progress is not None:
+            progress(done, len(mine))
+    model.train(was_training)
+    per_pixel, per_image, pixels, shown = world.sum(sums).tolist()
+    mean = per_pixel / max(1.0, pixels) + per_image / max(1.0, shown) if loss is not None else float("nan")
+    return Evaluated(world.sum(total).cpu().numpy(), mean, images)
+
+
+def _image_score(index: int, name: str, matrix: NDArray[np.int64]) -> ImageScore:
+    scores = Scores(matrix)
+    return ImageScore(index, name, scores.miou, scores.accuracy, int(matrix.sum()))
+
+
+def default_split(config: RunConfig) -> Split:
+    """The test split if there is one, else val."""
+    return "test" if "test" in available_splits(config.data) else "val"
+
+
+def protocol(config: RunConfig, split: Split, dataset: Dataset) -> dict[str, Any]:
+    """How a score was computed: enough to compute it again and to see what it may be compared with."""
+    evaluation = config.evaluation
+    at = "the label's own size" if evaluation.score_at == "label" else "the network's input size"
+    absent = "left out of the mean" if evaluation.absent == "exclude" else "counts 0"
+    return {
+        "name": "default",
+        "split": split,
+        "images": len(dataset),
+        "limit": config.data.limit,
+        "classes": len(dataset.classes),
+        "size": f"scored at {at}",
+        "resize": evaluation.resize.model_dump(mode="json"),
+        "mean": f"over classes of one confusion matrix of all images; a class in neither truth nor prediction {absent}",
+        "ignored": "pixels labelled ignore are counted nowhere",
+        "precision": "float32",
+        "terrazzo": __version__,
+    }
+
+
+def evaluate(
+    model: str | Path,
+    *,
+    data: str | Path | RunConfig | None = None,
+    split: Split | None = None,
+    checkpoint: str | None = None,
+    json: str | Path | None = None,
+    device: str = "auto",
+    network: nn.Module | None = None,
+    dataset: Dataset | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any] | list[dict[str, Any]]:
+    """Score MODEL; the result is also written into its run folder and, if asked, to a JSON file.
+
+    Args:
+        model: run folder, bundle or checkpoint file.
+        data: recipe whose `data` and `evaluation` are used; default: the run's own.
+        split: default: test if there is one, else val.
+        checkpoint: last, best_miou, best_loss, or `all` for a list of all three.
+        json: file to write the result to.
+        device: auto, cpu, cuda or mps.
+        network: the module of a model that was passed from Python (model.kind: own).
+        dataset: a dataset object to score on, instead of `data` and `split`.
+        progress: called with (images done, images in all).
+
+    Raises:
+        InputError: there is no such model or data, or their classes differ.
+    """
+    names = list(CHECKPOINTS) if checkpoint == "all" else [checkpoint]
+    results = []
+    for name in names:
+        found = find_bundle(model, name)
+        config = _data_config(found, data)
+        results.append(_evaluate_one(found, config, split, device, network, dataset, progress))
+    result = results if checkpoint == "all" else results[0]
+    if json is not None:
+        write_text(Path(json), jsonlib.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    return result
+
+
+def _data_config(found: Found, data: str | Path | RunConfig | None) -> RunConfig:
+    if isinstance(data, RunConfig):
+        return data
+    if data is not None:
+        return load_config(data)
+    if found.run is None:
+        raise InputError(f"{found.folder} is a bundle outside a run folder: say what to score it on with --data RECIPE")
+    return load_config(found.run / "config.yaml")
+
+
+def _evaluate_one(
+    found: Found,
+    config: RunConfig,
+    split: Split | None,
+    device: str,
+    network: nn.Module | None,
+    dataset: Dataset | None,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, Any]:
+    model, bundle = load_bundle(found.folder, network=network)
+    world = World.join(device)  # type: ignore[arg-type]  # World.join checks it
+    if dataset is None:
+        if isinstance(config.data, OwnData):
+            raise InputError(f"{found.folder} was trained on a dataset object: pass dataset=... from Python")
+        split = split or default_split(config)
+        dataset = build_dataset(config.data, split)
+    split = split or "test"
+    check_same_classes(bundle.classes.classes(), dataset.classes, str(found.folder))
+    evaluation = config.evaluation.model_copy(update={"resize": bundle.resize})
+    config = config.model_copy(update={"evaluation": evaluation})
+    evaluated = score_dataset(
+        model.to(world.device), dataset, evaluation, world=world, workers=config.data.workers, progress=progress
+    )
+    result = as_result(evaluated, config, split, dataset) | {"checkpoint": found.checkpoint, "step": bundle.step}
+    if found.run is not None:
+        save_evaluation(found.run, evaluated, result, evaluation, dataset.classes)
+    return result
+
+
+def as_result(evaluated: Evaluated, config: RunConfig, split: Split, dataset: Dataset) -> dict[str, Any]:
+    """The `--json` of a pass."""
+    return {
+        **evaluated.scores(config.evaluation).as_dict(dataset.classes),
+        "protocol": protocol(config, split, dataset),
+    }
+
+
+def save_evaluation(
+    run: Path, evaluated: Evaluated, result: dict[str, Any], evaluation: EvaluationConfig, classes: Classes
+) -> Path:
+    """Write evaluation/SPLIT-CHECKPOINT/ of a run: scores.json, per-image and per-class tables, pictures."""
+    folder = run / "evaluation" / f"{result['protocol']['split']}-{result['checkpoint']}"
+    write_text(folder / "scores.json", jsonlib.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    write_text(folder / "images.csv", _image_table(evaluated.images))
+    write_tables(folder, evaluated.scores(evaluation), classes)
+    return folder
+
+
+def _image_table(images: list[ImageScore]) -> str:
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["index", "name", "miou", "accuracy", "pixels"])
+    for row in images:
+        writer.writerow([row.index, row.name, row.miou, row.accuracy, row.pixels])
+    return text.getvalue()
+
+
+def check_same_classes(model: Classes, data: Classes, where: str) -> None:
+    """Refuse to score or go on with a model on another label space.
+
+    Raises:
+        InputError: it names what only one of the two has, or the first place where the order differs.
+    """
+    if model.names == data.names:
+        return
+    only_model = [name for name in model.names if name not in data.names]
+    only_data = [name for name in data.names if name not in model.names]
+    if only_model or only_data:
+        detail = f"only the model has {only_model or 'none'}, only the data has {only_data or 'none'}"
+    else:
+        at = next(k for k, (a, b) in enumerate(zip(model.names, data.names, strict=True)) if a != b)
+        detail = f"they are in another order, first at id {at}: {model.names[at]!r} and {data.names[at]!r}"
+    raise InputError(f"{where}: the model has {len(model)} classes and the data {len(data)}; {detail}")

@@ -1,0 +1,75 @@
+"""A user's own network and dataset: the how-to page is run as it stands; resume and report work with it."""
+
+import re
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import terrazzo
+from terrazzo.base import InputError
+
+PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "own-model-or-dataset.md"
+
+
+@pytest.fixture
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The names that the page's code defines, in an empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    names: dict[str, Any] = {"__name__": "page"}
+    exec(compile(code, str(PAGE), "exec"), names)
+    return SimpleNamespace(code=code, **names)
+
+
+def test_the_page_runs_as_it_stands(page: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(page.code, str(PAGE), "exec"), {"__name__": "__main__"})
+    assert float(capsys.readouterr().out.split()[-1]) > 0.8, "the stripes are easy"
+    assert Path("predictions/pred/stripe-000.png").exists()
+    assert "stripe-00" in Path("runs/stripes/report.html").read_text(encoding="utf-8")
+
+
+def test_an_own_run_that_was_stopped_ends_in_the_same_bits(page: SimpleNamespace) -> None:
+    page.run()
+    whole = torch.load(Path("runs/stripes/checkpoints/last/train_state.pt"), weights_only=True)["model_sha256"]
+    Path("runs/stripes").rename("runs/whole")
+
+    class Stopping(page.Stripes):  # type: ignore[misc, name-defined]
+        reads = 0
+
+        def __getitem__(self, index: int) -> Any:
+            Stopping.reads += 1
+            if Stopping.reads == 60:
+                signal.raise_signal(signal.SIGTERM)
+            return super().__getitem__(index)
+
+    stripes = page.run.__globals__["Stripes"]
+    page.run.__globals__["Stripes"] = Stopping
+    first = page.run()
+    page.run.__globals__["Stripes"] = stripes
+    assert not first.finished
+    assert first.stopped_by == signal.SIGTERM
+    assert page.run().finished
+    again = torch.load(Path("runs/stripes/checkpoints/last/train_state.pt"), weights_only=True)["model_sha256"]
+    assert again == whole
+
+
+def test_a_forgotten_object_is_asked_for(page: SimpleNamespace) -> None:
+    base = {"data": {"kind": "own"}, "model": {"kind": "own"}, "length": {"steps": 1}, "device": "cpu"}
+    with pytest.raises(InputError, match="train_set="):
+        terrazzo.train(base, model=page.TwoLayers(2))
+    with pytest.raises(InputError, match="model="):
+        terrazzo.train(base, train_set=page.Stripes(4, 0), val_set=page.Stripes(4, 1))
+    with pytest.raises(InputError, match="kind: own"):
+        terrazzo.train(base | {"data": {"kind": "camvid"}}, train_set=page.Stripes(4, 0), val_set=page.Stripes(4, 1))
+
+
+def test_a_bundle_of_an_own_network_asks_for_the_code(page: SimpleNamespace) -> None:
+    page.run()
+    with pytest.raises(InputError, match="network="):
+        terrazzo.load("runs/stripes")
+    with pytest.raises(InputError, match="does not fit"):
+        terrazzo.load("runs/stripes", network=torch.nn.Conv2d(3, 2, 1))
