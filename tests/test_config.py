@@ -73,6 +73,7 @@ def test_a_section_left_out_of_the_recipe_can_be_overridden(tmp_path: Path) -> N
         ("data.colour=1", r"data\.colour: there is no such key"),
         ("device=gpu", r"device: .*'cuda'"),
         ("augment.crop=[1", r"not valid YAML"),
+        ("auxiliary_weight=1", r"changes nothing: this model has no auxiliary head"),
     ],
 )
 def test_a_wrong_override_is_answered_in_a_sentence(override: str, sentence: str) -> None:

@@ -15,7 +15,7 @@ from terrazzo.data import DataConfig
 from terrazzo.data.augment import AugmentConfig, Keep, ResizeConfig
 from terrazzo.engine.step import StepConfig
 from terrazzo.losses import CrossEntropy, LossConfig
-from terrazzo.models import ModelConfig
+from terrazzo.models import ModelConfig, SmpModel, UNetModel
 from terrazzo.optim import AdamW, Constant, OptimConfig, ScheduleConfig
 
 RECIPES = files("terrazzo") / "recipes"
@@ -80,6 +80,14 @@ class RunConfig(Config):
     def _known_combinations(self) -> Self:
         if self.data.kind == "own" and self.data.remap:
             raise ValueError("data.remap works on label files; a dataset passed from Python maps its own classes")
+        without = isinstance(self.model, SmpModel) or (
+            isinstance(self.model, UNetModel) and not self.model.deep_supervision
+        )
+        if without and self.auxiliary_weight != RunConfig.model_fields["auxiliary_weight"].default:
+            raise ValueError(
+                f"auxiliary_weight={self.auxiliary_weight} changes nothing: this model has no auxiliary head "
+                "(model.kind unet has some with deep_supervision: true)"
+            )
         return self
 
 

@@ -86,6 +86,7 @@ def test_unknown_encoders_get_a_suggestion(encoder, message):
     ("dpt", "resnet18", "Only Timm encoders are supported for DPT"),
     ("unet", "tu-vit_tiny_patch16_224", "downsampling pattern.*; plain vision transformers need model.arch=dpt"),
     ("deeplabv3", "vgg11", "dilated mode"),
+    ("pan", "tu-fastvit_t8", "output_stride.*; it cannot be dilated"),
     ("fpn", "tu-coat_lite_tiny", "it does not take images of any size: Input height"),
 ])  # fmt: skip
 def test_impossible_pairs_give_smps_reason(arch, encoder, reason):

@@ -21,6 +21,7 @@ from terrazzo.bundle import CHECKPOINTS, Found, find_bundle, load_bundle
 from terrazzo.config import EvaluationConfig, RunConfig, load_config
 from terrazzo.data import OwnData, available_splits, build_dataset
 from terrazzo.data.augment import resize_mask
+from terrazzo.data.loader import checked_sample
 from terrazzo.engine.world import World
 from terrazzo.files import write_text
 from terrazzo.infer.predictor import network_input
@@ -59,14 +60,14 @@ class Evaluated:
 def samples_ahead(dataset: Dataset, indexes: list[int], workers: int) -> Iterator[Sample]:
     """The samples in order, read a few ahead by threads (none for workers=0)."""
     if workers == 0:
-        yield from (dataset[index] for index in indexes)
+        yield from (checked_sample(dataset, index) for index in indexes)
         return
     with ThreadPoolExecutor(workers, thread_name_prefix="evaluate") as pool:
         todo = iter(indexes)
-        waiting = [pool.submit(dataset.__getitem__, index) for index in islice(todo, 2 * workers)]
+        waiting = [pool.submit(checked_sample, dataset, index) for index in islice(todo, 2 * workers)]
         while waiting:
             sample = waiting.pop(0).result()
-            waiting += [pool.submit(dataset.__getitem__, index) for index in islice(todo, 1)]
+            waiting += [pool.submit(checked_sample, dataset, index) for index in islice(todo, 1)]
             yield sample
 
 

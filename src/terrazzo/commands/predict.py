@@ -7,7 +7,7 @@ from torch import nn
 
 from terrazzo.base import InputError
 from terrazzo.bundle import find_bundle, load_bundle
-from terrazzo.data.folder import IMAGE_SUFFIXES
+from terrazzo.data.pixels import IMAGE_SUFFIXES
 from terrazzo.engine.world import choose_device
 from terrazzo.infer.predictor import Predictor
 

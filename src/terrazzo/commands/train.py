@@ -33,7 +33,7 @@ from terrazzo.commands.start import (
 )
 from terrazzo.config import RunConfig, config_of, dump_yaml, load_config
 from terrazzo.data.augment import augment
-from terrazzo.data.loader import Batch, batches, seed_of
+from terrazzo.data.loader import Batch, batches, checked_sample, seed_of
 from terrazzo.engine.rundir import RunDir
 from terrazzo.engine.state import TrainState
 from terrazzo.engine.step import make_step
@@ -120,7 +120,7 @@ def _build_state(job: Job, last: Path | None, own: nn.Module | None) -> TrainSta
     threads = set_threads(cfg, last)
     set_determinism(cfg, job.world)
     torch.manual_seed(cfg.seed)
-    classes, channels = len(job.sets.train.classes), job.sets.train[0].image.shape[2]
+    classes, channels = len(job.sets.train.classes), checked_sample(job.sets.train, 0).image.shape[2]
     model, report = build_model(cfg.model, classes, channels, own=own, pretrained=last is None)
     model = model.to(device)
     if cfg.step.channels_last:
@@ -207,7 +207,7 @@ def _build_loss(job: Job) -> Loss:
     cfg, dataset = job.cfg, job.sets.train
     frequencies = None
     if needs_frequencies(cfg.losses):
-        masks = (dataset[index].mask for index in range(len(dataset)))
+        masks = (checked_sample(dataset, index).mask for index in range(len(dataset)))
         frequencies = class_frequencies(masks, len(dataset.classes))
     return build_loss(
         cfg.losses,

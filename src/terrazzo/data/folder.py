@@ -7,8 +7,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from terrazzo.base import Classes, Config, InputError, Sample, Split
 from terrazzo.data.labels import ClassList, DecodeConfig, Decoder, Index
-from terrazzo.data.pixels import IMAGE_SUFFIXES as IMAGE_SUFFIXES
-from terrazzo.data.pixels import read_image as read_image
+from terrazzo.data.pixels import IMAGE_SUFFIXES, read_image
 from terrazzo.data.split import (
     FolderSplits,
     Line,

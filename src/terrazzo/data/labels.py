@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 
 from terrazzo.base import IGNORE, Classes, Color, Config, InputError, Mask, distinct_colors
-from terrazzo.data.pixels import open_label, read_values
+from terrazzo.data.pixels import open_upright, read_values
 
 IGNORED = "ignore"
 """The name that stands for "no class" wherever a class name is asked for."""
@@ -180,7 +180,7 @@ class Decoder:
         return np.array([self._table.get(v, UNKNOWN) for v in values.tolist()], np.uint8)[inverse].reshape(raw.shape)
 
     def _of_colors(self, path: Path) -> Mask:
-        image = open_label(path)
+        image = open_upright(path)
         if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
             raise InputError(f"{path}: pixels of type {image.mode} have no RGB colour for data.decode.kind=palette")
         if image.mode == "P":

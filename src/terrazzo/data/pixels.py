@@ -27,6 +27,8 @@ def read_image(path: Path) -> Image:
         raise InputError(f"{path}: cannot open this image ({error.strerror})") from error
     if not data:
         raise InputError(f"{path}: an empty file; copy it again")
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":  # OpenCV before 4.13 does not see the orientation of these
+        return np.asarray(open_upright(path).convert("RGB"), np.uint8)
     # OpenCV 4.10 fills the missing part of a JPEG with grey and says nothing; every scan is followed by an end marker.
     whole = not data.startswith(b"\xff\xd8") or data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
     try:
@@ -38,8 +40,8 @@ def read_image(path: Path) -> Image:
     return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def open_label(path: Path) -> PIL.Image.Image:
-    """A label file, decoded and upright; pixels are as stored (palettes are not applied).
+def open_upright(path: Path) -> PIL.Image.Image:
+    """A file decoded by Pillow and upright; pixels are as stored (palettes are not applied).
 
     Raises:
         InputError: it is missing or damaged.
@@ -50,9 +52,9 @@ def open_label(path: Path) -> PIL.Image.Image:
             packing = args[0] if isinstance(args, tuple) and args else args
             image = PIL.ImageOps.exif_transpose(file)
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such label file") from error
+        raise InputError(f"{path}: no such file") from error
     except (OSError, SyntaxError, ValueError, struct.error, PIL.Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: unreadable label file ({error}); copy or convert it again") from error
+        raise InputError(f"{path}: unreadable or truncated image ({error}); copy or convert it again") from error
     # Pillow spreads grey of 2 and 4 bits over 0..255, which is right for looking at and wrong for ids.
     factor = {"L;2": 85, "L;4": 17}.get(str(packing), 1)
     return image if factor == 1 else image.point([value // factor for value in range(256)])
@@ -64,7 +66,7 @@ def read_values(path: Path) -> NDArray[np.integer]:
     Raises:
         InputError: the file is missing or damaged, or its pixels are colours or fractions.
     """
-    image = open_label(path)
+    image = open_upright(path)
     array = np.asarray(image)
     match image.mode:
         case "1":

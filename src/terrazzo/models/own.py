@@ -27,7 +27,10 @@ def own_model(cfg: OwnModel, net: nn.Module | None, classes: int, channels: int)
     Mean and std are ImageNet's unless the config says otherwise. The answer's shape is checked on one small image.
     """
     if net is None:
-        raise InputError("model.kind is own, but no network was passed; type terrazzo.train(config, model=net)")
+        raise InputError(
+            "model.kind is own, but no network was passed: type terrazzo.train(config, model=net) to train it, "
+            "terrazzo.load(MODEL, network=net) or evaluate(MODEL, network=net) to use what was trained"
+        )
     normalization = cfg.normalization(IMAGENET, channels)
     segmenter = Segmenter(net, normalization=normalization, stride=cfg.stride)
     probe(segmenter, classes)

@@ -37,6 +37,13 @@ DPN = Normalization(mean=(124 / 255, 117 / 255, 104 / 255), std=(1 / (0.0167 * 2
 """MXNet's dual path networks (pretrainedmodels, models/dpn.py)."""
 
 
+HINTS = {
+    "downsampling pattern": "plain vision transformers need model.arch=dpt",
+    "output_stride": "it cannot be dilated, as this architecture asks; unet, fpn, upernet and segformer do not",
+}
+"""What to type, by a part of what the libraries say."""
+
+
 class SmpModel(ModelInput):
     """A network of segmentation-models-pytorch."""
 
@@ -68,7 +75,7 @@ def smp_model(cfg: SmpModel, classes: int, channels: int, *, download: bool) -> 
         raise
     except Exception as error:  # whatever a third party raises is its reason to refuse the pair
         reason = _reason(error)
-        hint = "; plain vision transformers need model.arch=dpt" if "downsampling pattern" in reason else ""
+        hint = next((f"; {advice}" for said, advice in HINTS.items() if said in reason), "")
         raise InputError(f"model: SMP's {cfg.arch} cannot use the encoder {cfg.encoder}: {reason}{hint}") from error
     if not download:
         return untrained, None
