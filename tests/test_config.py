@@ -81,6 +81,21 @@ def test_a_wrong_override_is_answered_in_a_sentence(override: str, sentence: str
         load_config("camvid_unet", [override])
 
 
+@pytest.mark.parametrize(
+    ("recipe", "overrides"),
+    [
+        ("pets_quickstart", ["data.val_fraction=null", "data.split_seed=3"]),
+        (
+            "camvid_unet",
+            ["data={kind: folder, images: '{split}/i', labels: '{split}/m', classes: [a], splits: {seed: 3}}"],
+        ),
+    ],
+)
+def test_a_seed_that_nothing_is_shuffled_by_is_refused(recipe: str, overrides: list[str]) -> None:
+    with pytest.raises(InputError, match=r"seed=3 changes nothing: without val_fraction"):
+        load_config(recipe, overrides)
+
+
 def test_a_missing_recipe_lists_the_shipped_ones(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"did you mean 'camvid_unet'.*pets_quickstart"):
         load_config("camvid_unit")

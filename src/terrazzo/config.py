@@ -182,12 +182,14 @@ def _with_kinds(model: type[BaseModel], tree: dict[str, Any]) -> dict[str, Any]:
     """A section whose default has a kind may leave `kind` out: `optim: {lr: 1e-3}` is the default optimiser."""
     filled = dict(tree)
     for key, field in model.model_fields.items():
-        default, value = field.default, filled.get(key)
-        if isinstance(default, BaseModel) and isinstance(value, dict):
-            if "kind" in type(default).model_fields:
-                filled[key] = {"kind": default.kind, **value}  # type: ignore[attr-defined]  # every kinded leaf has it
-            else:
-                filled[key] = _with_kinds(type(default), value)
+        value = filled.get(key)
+        if not isinstance(value, dict):
+            continue
+        if (kind := getattr(field.default, "kind", None)) is not None:
+            value = {"kind": kind, **value}
+        members = [m for m in _members(field.annotation) if isinstance(m, type) and issubclass(m, BaseModel)]
+        chosen = _tagged(members, value["kind"]) if "kind" in value else members
+        filled[key] = _with_kinds(chosen[0], value) if len(chosen) == 1 else value
     return filled
 
 
@@ -210,7 +212,7 @@ def _sentence(fault: Any) -> str:
             return f"{where}.kind: this key is missing; it chooses what the section is"
         case "value_error":
             message = str(fault["msg"]).removeprefix("Value error, ")
-            return f"{where}: {message}" if where else message
+            return message if not where or message.startswith(where) else f"{where}: {message}"
         case _:
             return f"{where}: {fault['msg']} (found {fault['input']!r})"
 

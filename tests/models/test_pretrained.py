@@ -1,4 +1,4 @@
-"""Pretrained weights through the libraries' own loaders, from a hub in miniature that speaks Hugging Face's protocol."""
+"""Pretrained weights through the libraries' own loaders, from a small hub that speaks Hugging Face's protocol."""
 
 import json
 import os

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, model_validator
 
-from terrazzo.base import Color
+from terrazzo.base import Color, InputError
 from terrazzo.data.folder import DataOptions, FolderData
 from terrazzo.data.labels import Decoder, Index, Values
 from terrazzo.data.split import FolderSplits, ListSplits
@@ -71,6 +71,8 @@ class PetsData(DataOptions):
     @model_validator(mode="after")
     def _known_names(self) -> Self:
         Decoder(_pet_classes(self), _pet_values(self), self.remap)
+        if self.val_fraction is None and self.split_seed:
+            raise InputError(f"split_seed={self.split_seed} changes nothing: without val_fraction nothing is shuffled")
         return self
 
 

@@ -32,7 +32,7 @@ class FolderSplits(Config):
 
     @model_validator(mode="after")
     def _sources_fit(self) -> Self:
-        _check_sources(self.train, self.val, self.test, self.val_fraction)
+        _check_sources(self.train, self.val, self.test, self.val_fraction, self.seed)
         return self
 
 
@@ -56,7 +56,7 @@ class ListSplits(Config):
 
     @model_validator(mode="after")
     def _sources_fit(self) -> Self:
-        _check_sources(self.train, self.val, self.test, self.val_fraction)
+        _check_sources(self.train, self.val, self.test, self.val_fraction, self.seed)
         return self
 
 
@@ -176,7 +176,9 @@ def _columns(line: str) -> tuple[str, ...]:
     return tuple(cell.strip() for cell in row if cell.strip())
 
 
-def _check_sources(train: str | None, val: str | None, test: str | None, val_fraction: float | None) -> None:
+def _check_sources(
+    train: str | None, val: str | None, test: str | None, val_fraction: float | None, seed: int
+) -> None:
     if not (train or val or test):
         raise InputError("data.splits names no split: give train, val or test")
     if val_fraction is not None and (val is not None or train is None):
@@ -184,3 +186,5 @@ def _check_sources(train: str | None, val: str | None, test: str | None, val_fra
             f"data.splits: val_fraction={val_fraction:g} takes validation images from train, but train={train!r} and "
             f"val={val!r}; name train and set val to null, or leave val_fraction out"
         )
+    if val_fraction is None and seed:
+        raise InputError(f"data.splits: seed={seed} changes nothing: without val_fraction nothing is shuffled")

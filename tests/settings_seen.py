@@ -1,0 +1,241 @@
+"""Looking at what a setting does: each function takes a RunConfig and tells what came of it."""
+
+import hashlib
+import json
+import shutil
+import threading
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import terrazzo
+from terrazzo.base import Classes, InputError, Sample, Split
+from terrazzo.commands.evaluate import score_dataset
+from terrazzo.commands.start import Lengths, set_determinism
+from terrazzo.config import RunConfig
+from terrazzo.data import available_splits, build_dataset
+from terrazzo.data.augment import augment
+from terrazzo.engine.state import read_state
+from terrazzo.engine.world import World
+from terrazzo.losses import build_loss, count
+from terrazzo.models import Segmenter, build_model
+from terrazzo.optim import build_optimizer, lr_factor
+from terrazzo.output import Output
+from terrazzo.track.jsonl import read_lines
+
+See = Callable[[RunConfig], Any]
+
+SIZE = (24, 40)
+"""Height and width of all images; not square, or the two sides of a resize could not be told apart."""
+
+
+class OwnSet:
+    """A user's dataset."""
+
+    classes = Classes.of(["x", "y"])
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Sample:
+        rng = np.random.default_rng(index)
+        image, mask = rng.integers(0, 256, (*SIZE, 3), np.uint8), rng.integers(0, 2, SIZE, np.uint8)
+        return Sample(image, mask, str(index))
+
+
+class OwnNet(nn.Module):
+    """A user's network; it never says the last class."""
+
+    def __init__(self, classes: int):
+        super().__init__()
+        self.encoder = nn.Conv2d(3, 4, 3, padding=1)
+        self.head = nn.Conv2d(4, classes, 1)
+        with torch.no_grad():
+            self.head.bias[-1] = -1000
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.encoder(images).relu())
+        return logits
+
+
+def bits(*arrays: Any) -> str:
+    """A short name of arrays or tensors that any changed bit changes."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        array = np.ascontiguousarray(array.detach().numpy() if isinstance(array, Tensor) else array)
+        digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def trained(cfg: RunConfig) -> Path:
+    """The folder of a real run, the only one in runs/."""
+    shutil.rmtree("runs", ignore_errors=True)
+    own = cfg.data.kind == "own"
+    classes = 2 if own else len(build_dataset(cfg.data, "train").classes)
+    terrazzo.train(
+        cfg,
+        model=OwnNet(classes) if cfg.model.kind == "own" else None,
+        train_set=OwnSet() if own else None,
+        val_set=OwnSet() if own else None,
+    )
+    return cfg.out
+
+
+def weights(cfg: RunConfig) -> str:
+    """Of the network at the end of a run."""
+    return bits(np.fromfile(trained(cfg) / "checkpoints/last/model.safetensors", np.uint8))
+
+
+def run_folders(cfg: RunConfig) -> list[str]:
+    trained(cfg)
+    return [path.as_posix() for path in Path("runs").glob("*/checkpoints/last")]
+
+
+def lines_with(key: str) -> See:
+    """The steps of a run at which metrics.jsonl holds `key`."""
+    return lambda cfg: [line["step"] for line in read_lines(trained(cfg) / "metrics.jsonl") if key in line]
+
+
+def validation(cfg: RunConfig) -> list[float]:
+    return [line[key] for line in read_lines(trained(cfg) / "metrics.jsonl") for key in ("val/loss", "val/miou")]
+
+
+def bundle_resize(cfg: RunConfig) -> Any:
+    """What prediction will do to images, and what validation did."""
+    scores = validation(cfg)
+    return json.loads((cfg.out / "checkpoints/last/config.json").read_text())["resize"], scores
+
+
+def kept_checkpoints(cfg: RunConfig) -> list[str]:
+    return sorted(path.name for path in (trained(cfg) / "checkpoints").glob("step_*"))
+
+
+def torch_threads(cfg: RunConfig) -> tuple[int, int]:
+    saved = read_state(trained(cfg) / "checkpoints/last")["threads"]
+    return saved, torch.get_num_threads()
+
+
+def training_convolutions(look: Callable[[nn.Conv2d, Tensor, Tensor], Any]) -> See:
+    """What `look(module, input, output)` finds at the 3x3 convolutions while a run trains."""
+
+    def see(cfg: RunConfig) -> set[Any]:
+        found = set()
+
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if module.training and isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
+                found.add(look(module, inputs[0], output))
+
+        handle = nn.modules.module.register_module_forward_hook(hook)
+        try:
+            trained(cfg)
+        finally:
+            handle.remove()
+        return found
+
+    return see
+
+
+def loader_threads(cfg: RunConfig) -> bool:
+    """Whether threads of the loader were there while a run trained."""
+    seen = training_convolutions(lambda *_: any(t.name.startswith("terrazzo-loader") for t in threading.enumerate()))
+    return True in seen(cfg)
+
+
+def read(*splits: Split) -> See:
+    """All samples and classes of the splits named, else of all that there are."""
+
+    def see(cfg: RunConfig) -> Any:
+        sets = {split: build_dataset(cfg.data, split) for split in splits or available_splits(cfg.data)}
+        return {
+            split: (
+                dataset.classes,
+                [(s.name, bits(s.image, s.mask)) for s in map(dataset.__getitem__, range(len(dataset)))],
+            )
+            for split, dataset in sets.items()
+        }
+
+    return see
+
+
+def or_refusal(see: See) -> See:
+    """What is seen, or the sentence that refuses it."""
+
+    def answer(cfg: RunConfig) -> Any:
+        try:
+            return see(cfg)
+        except InputError as error:
+            return str(error)
+
+    return answer
+
+
+def device(cfg: RunConfig) -> torch.device:
+    return World.join(cfg.device).device
+
+
+def exact_on_cuda(cfg: RunConfig) -> bool:
+    set_determinism(cfg, World(0, 1, torch.device("cuda")))  # needs no such device
+    return torch.are_deterministic_algorithms_enabled()
+
+
+def crops(cfg: RunConfig) -> str:
+    rng = np.random.default_rng(0)
+    sample = Sample(rng.integers(0, 256, (*SIZE, 3), np.uint8), rng.integers(0, 3, SIZE, np.uint8), "noise")
+    made = [augment(sample, np.random.default_rng(k), cfg.augment) for k in range(4)]
+    return bits(*chain(*(each[:2] for each in made)))
+
+
+def built(cfg: RunConfig, classes: int = 3, seed: int = 0) -> Segmenter:
+    torch.manual_seed(seed)
+    return build_model(cfg.model, classes, own=OwnNet(classes) if cfg.model.kind == "own" else None)[0]
+
+
+def answer(cfg: RunConfig) -> Any:
+    """Of the network, in train mode, to two images."""
+    network, rng = built(cfg).train(), np.random.default_rng(0)
+    output = network(torch.from_numpy(rng.integers(0, 256, (2, 3, *SIZE), np.uint8)))
+    return bits(output.logits, *output.aux), output.covers
+
+
+def scored(cfg: RunConfig) -> float:
+    """The loss of an untrained network over the validation images; its scores hardly differ."""
+    dataset = build_dataset(cfg.data, "val")
+    fn = build_loss(cfg.losses, dataset.classes, auxiliary=cfg.auxiliary_weight)
+    return score_dataset(built(cfg), dataset, cfg.evaluation, world=World.join("cpu"), loss=fn).loss
+
+
+def loss(cfg: RunConfig) -> float:
+    """Of fixed logits and masks, with an auxiliary head."""
+    random = torch.Generator().manual_seed(0)
+    main, auxiliary = (torch.randn(2, 3, 6, 10, generator=random) for _ in range(2))
+    masks = torch.randint(0, 3, (2, *SIZE), generator=random, dtype=torch.uint8)
+    frequencies = torch.tensor([0.5, 0.3, 0.2])
+    fn = build_loss(cfg.losses, Classes.of(["a", "b", "c"]), auxiliary=cfg.auxiliary_weight, frequencies=frequencies)
+    return fn(Output(main, (auxiliary,), covers=SIZE), masks, count(masks)).item()
+
+
+def updated(cfg: RunConfig) -> str:
+    """Parameters after three steps along given gradients, the first one large: amsgrad remembers it."""
+    network, random = built(cfg), torch.Generator().manual_seed(0)
+    optimizer = build_optimizer(network, network.role, cfg.optim)
+    for scale in (10, 0.1, 0.1):
+        for parameter in network.parameters():
+            parameter.grad = scale * torch.randn(parameter.shape, generator=random)
+        optimizer.step()
+    return bits(*network.parameters())
+
+
+def fused(cfg: RunConfig) -> bool:
+    network = built(cfg)
+    return bool(build_optimizer(network, network.role, cfg.optim).param_groups[0]["fused"])
+
+
+def rates(cfg: RunConfig) -> list[float]:
+    """Factors of the learning rate in a run over 4 samples."""
+    lengths = Lengths.of(cfg, 4)
+    return [lr_factor(step, lengths.total, cfg.schedule, lengths.warmup) for step in range(lengths.total)]
