@@ -176,9 +176,7 @@ def _columns(line: str) -> tuple[str, ...]:
     return tuple(cell.strip() for cell in row if cell.strip())
 
 
-def _check_sources(
-    train: str | None, val: str | None, test: str | None, val_fraction: float | None, seed: int
-) -> None:
+def _check_sources(train: str | None, val: str | None, test: str | None, val_fraction: float | None, seed: int) -> None:
     if not (train or val or test):
         raise InputError("data.splits names no split: give train, val or test")
     if val_fraction is not None and (val is not None or train is None):
