@@ -50,7 +50,7 @@ def test_two_processes_sum_and_vote() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 def test_a_device_that_is_not_there_names_those_that_are() -> None:
-    with pytest.raises(InputError, match=r"device=cuda: .* finds none here; usable: .*cpu"):
+    with pytest.raises(InputError, match=r"device=cuda: .* finds none on this machine; usable: .*cpu"):
         choose_device("cuda")
 
 
