@@ -1,33 +1,23 @@
 """Public layouts: made-up files in exactly the real layout, and the real ones where they are."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
+from fake_files import label, lines, photo
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
-from terrazzo.base import IGNORE, Dataset, InputError, distinct_colors
-from terrazzo.data import CamvidData, DataConfig, OwnData, PetsData, VocData, available_splits, build_dataset
-
-
-def photo(path: Path, size: tuple[int, int] = (6, 8)) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((*size, 3), 99, np.uint8)).save(path)
-
-
-def label(path: Path, ids: object, voc_palette: bool = False) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(np.uint8(ids))
-    if voc_palette:
-        image.putpalette([channel for color in distinct_colors(256) for channel in color])
-        assert image.mode == "P"
-    image.save(path)
-
-
-def lines(path: Path, *entries: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{entry}\n" for entry in entries))
+from terrazzo.base import IGNORE, Dataset, InputError
+from terrazzo.data import (
+    Ade20kData,
+    CamvidData,
+    DataConfig,
+    OwnData,
+    PetsData,
+    StanfordData,
+    VocData,
+    available_splits,
+    build_dataset,
+)
 
 
 @pytest.fixture
@@ -60,6 +50,32 @@ def pets_tree(tmp_path):
     (tmp_path / "images/Abyssinian_100.mat").write_bytes(b"lies in the real archive too")
     lines(tmp_path / "annotations/trainval.txt", *(f"{animal} 1 1 1" for animal in animals[:10]))
     lines(tmp_path / "annotations/test.txt", *(f"{animal} 1 1 1" for animal in animals[10:]))
+    return tmp_path
+
+
+@pytest.fixture
+def stanford_tree(tmp_path):
+    for k in range(10):
+        name = f"{k:07}"
+        photo(tmp_path / f"images/{name}.jpg", (2, 8))
+        lines(tmp_path / f"labels/{name}.regions.txt", "0 1 2 3 4 5 6 7", "-1 -1 7 7 7 7 7 0")
+        lines(tmp_path / f"labels/{name}.surfaces.txt", "0 1 1 1 1 1 2 2", "0 1 1 1 1 1 2 2")
+        lines(tmp_path / f"labels/{name}.layers.txt", "9 9 9 9 9 9 9 9", "9 9 9 9 9 9 9 9")
+    lines(tmp_path / "horizons.txt", *(f"{k:07} 100" for k in range(10)))
+    return tmp_path
+
+
+@pytest.fixture
+def ade20k_tree(tmp_path):
+    for split, name in (
+        ("training", "ADE_train_00000001"),
+        ("training", "ADE_train_00000002"),
+        ("validation", "ADE_val_1"),
+    ):
+        photo(tmp_path / f"images/{split}/{name}.jpg", (1, 151))
+        label(tmp_path / f"annotations/{split}/{name}.png", [[*range(151)]])
+    lines(tmp_path / "objectInfo150.txt", "Idx\tRatio\tTrain\tVal\tName", "1\t0.1576\t11664\t1172\twall")
+    lines(tmp_path / "sceneCategories.txt", "ADE_train_00000001 airport_terminal")
     return tmp_path
 
 
@@ -115,10 +131,128 @@ def test_pets_with_a_share_of_trainval_for_validation(pets_tree):
     assert found[0][2] == found[1][2]
 
 
-@pytest.mark.parametrize("kind", ["camvid", "voc", "pets"])
+def test_stanford(stanford_tree):
+    cfg = StanfordData(root=stanford_tree)
+    assert available_splits(cfg) == ("train", "val")
+    assert [len(build_dataset(cfg, split)) for split in ("train", "val")] == [8, 2]
+    train = build_dataset(cfg, "train")
+    assert train[0].mask.tolist() == [[*range(8)], [IGNORE, IGNORE, 7, 7, 7, 7, 7, 0]]
+    assert train[0].name.startswith("images/00000")
+    assert (train.classes.ids, train.classes.ignore_id) == (tuple(range(8)), 255)
+    assert (train.classes.names[6], train.classes.colors[6]) == ("mountain", (122, 81, 25))
+
+
+def test_stanford_splits_by_lists_of_names_or_by_shares(stanford_tree):
+    lines(stanford_tree / "splits/train.txt", "0000003", "0000001")
+    lines(stanford_tree / "splits/val.txt", "0000002")
+    lists = {"kind": "lists", "train": "splits/train.txt", "val": "splits/val.txt"}
+    cfg = StanfordData.model_validate({"root": stanford_tree, "splits": lists})
+    train = build_dataset(cfg, "train")
+    assert [train[k].name for k in range(2)] == ["images/0000003", "images/0000001"]
+    assert build_dataset(cfg, "val")[0].name == "images/0000002"
+    shares = {"kind": "ratio", "train": 0.5, "val": 0.3, "test": 0.2}
+    sets = {}
+    for seed in (1, 2):
+        cfg = StanfordData.model_validate({"root": stanford_tree, "splits": shares | {"seed": seed}})
+        sets[seed] = [{*build_dataset(cfg, split).names} for split in available_splits(cfg)]
+        assert [len(each) for each in sets[seed]] == [5, 3, 2]
+        assert len(set.union(*sets[seed])) == 10
+    assert sets[1] != sets[2]
+
+
+@pytest.mark.parametrize(("folder", "setting"), [("seg_maps", "seg_maps"), ("masks/flat", "masks/flat/")])
+def test_stanford_copies_name_the_label_folder_otherwise(stanford_tree, folder, setting):
+    (stanford_tree / folder).parent.mkdir(exist_ok=True)
+    (stanford_tree / "labels").rename(stanford_tree / folder)
+    train = build_dataset(StanfordData(root=stanford_tree, labels=setting), "train")
+    assert train[0].mask[1].tolist() == [IGNORE, IGNORE, 7, 7, 7, 7, 7, 0]
+    with pytest.raises(InputError, match=r"10 of 10 images .* have no label: .*expected labels/0000000\.regions\.txt"):
+        build_dataset(StanfordData(root=stanford_tree), "train")
+
+
+def test_stanford_converted_to_images(stanford_tree):
+    for k in range(10):
+        label(stanford_tree / f"seg_maps/{k:07}.png", [[*range(8)], [255, 255, 7, 7, 7, 7, 7, 0]])
+    converted = build_dataset(StanfordData(root=stanford_tree, labels="seg_maps/{id}.png"), "train")
+    original = build_dataset(StanfordData(root=stanford_tree), "train")
+    assert converted.files[0][1].suffix == ".png"
+    assert (converted[0].mask == original[0].mask).all()
+
+
+def test_stanford_takes_short_names_for_its_classes(stanford_tree):
+    def classes(**remap):
+        return build_dataset(StanfordData(root=stanford_tree, remap=remap), "train").classes.names
+
+    short = {"bldg": "ignore", "mntn": "ignore", "fg obj": "ignore"}
+    assert classes(**short) == ("sky", "tree", "road", "grass", "water")
+    assert classes(mntn="bldg", tree="fg obj") == (
+        *("sky", "road", "grass", "water", "building", "foreground object"),
+    ), "merged into what the short name stands for"
+    assert classes(building="bldg", mntn="bldg")[-2:] == ("bldg", "foreground object"), (
+        "a new name, and a merge into it"
+    )
+    with pytest.raises(ValidationError, match=r"data\.remap names a class twice"):
+        StanfordData(remap={"bldg": "ignore", "building": "sky"})
+    with pytest.raises(ValidationError, match="no class is called 'bldgs'"):
+        StanfordData(remap={"bldgs": "ignore"})
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"labels": "seg_maps/{name}.png"}, r"a template with \{id\} alone"),
+        ({"labels": "{split}/{id}.png"}, r"a template with \{id\} alone"),
+        ({"labels": "seg*"}, r"a template with \{id\} alone"),
+        ({"labels": "../seg_maps"}, "is no template"),
+        (
+            {"splits": {"kind": "lists", "train": "a.txt", "lines": "pairs"}},
+            "the lists of data.kind=stanford hold names",
+        ),
+        ({"splits": {"kind": "folders"}}, "does not match any of the expected tags: 'lists', 'ratio'"),
+    ],
+)
+def test_stanford_refuses_what_does_not_fit(section, message):
+    with pytest.raises(ValidationError, match=message):
+        StanfordData.model_validate(section)
+
+
+def test_ade20k(ade20k_tree):
+    cfg = Ade20kData(root=ade20k_tree)
+    assert available_splits(cfg) == ("train", "val")
+    assert [len(build_dataset(cfg, split)) for split in ("train", "val")] == [2, 1]
+    train = build_dataset(cfg, "train")
+    assert train[0].name == "images/training/ADE_train_00000001"
+    assert train[0].mask.tolist() == [[IGNORE, *range(150)]]
+    assert (train.classes.ids, train.classes.ignore_id) == (tuple(range(1, 151)), 0)
+    names = dict(zip(train.classes.ids, train.classes.names, strict=True))
+    known = {1: "wall", 7: "road", 13: "person", 21: "car", 59: "screen door", 84: "truck", 121: "food", 150: "flag"}
+    assert {value: names[value] for value in known} == known
+    assert len(set(train.classes.colors)) == 150
+
+
+@pytest.mark.parametrize("kind", ["camvid", "voc", "pets", "stanford", "ade20k"])
+def test_predictions_in_the_layouts_own_ids_read_back(kind, request):
+    root = request.getfixturevalue(f"{kind}_tree")
+    extra = {"labels": "seg_maps/{id}.png"} if kind == "stanford" else {}
+    if kind == "stanford":
+        for k in range(10):
+            label(root / f"seg_maps/{k:07}.png", [[0]])
+    train = build_dataset(TypeAdapter(DataConfig).validate_python({"kind": kind, "root": root} | extra), "train")
+    photo(train.files[0][0], (1, len(train.classes) + 1))
+    label(train.files[0][1], [[*train.classes.ids, train.classes.ignore_id]])
+    assert train[0].mask.tolist() == [[*range(len(train.classes)), IGNORE]]
+
+
+@pytest.mark.parametrize("kind", ["camvid", "voc", "pets", "stanford", "ade20k"])
 def test_every_layout_has_limit_and_remap_and_checks_names(kind, request):
     root = request.getfixturevalue(f"{kind}_tree")
-    old, new = {"camvid": ("Sky", "Road"), "voc": ("cow", "horse"), "pets": ("pet", "animal")}[kind]
+    old, new = {
+        "camvid": ("Sky", "Road"),
+        "voc": ("cow", "horse"),
+        "pets": ("pet", "animal"),
+        "stanford": ("grass", "tree"),
+        "ade20k": ("escalator", "stairway"),
+    }[kind]
     read = TypeAdapter(DataConfig).validate_python
     assert len(build_dataset(read({"kind": kind, "root": root, "limit": 1}), "train")) == 1
     classes = build_dataset(read({"kind": kind, "root": root, "remap": {old: new}}), "train").classes
@@ -136,6 +270,8 @@ def test_every_layout_has_limit_and_remap_and_checks_names(kind, request):
         ("camvid", r"data\.images 'train/\{id\}\.\*' finds no image"),
         ("voc", r"ImageSets.Segmentation.train\.txt: cannot read this list"),
         ("pets", r"annotations.trainval\.txt: cannot read this list"),
+        ("stanford", r"data\.images 'images/\{id\}\.jpg' finds no image"),
+        ("ade20k", r"data\.images 'images/training/\{id\}\.jpg' finds no image"),
     ],
 )
 def test_an_empty_folder_is_no_layout(tmp_path, kind, message):
@@ -157,6 +293,7 @@ def test_configs_come_back_from_their_own_dump(camvid_tree):
     for cfg in (
         CamvidData(root=camvid_tree, limit=2),
         PetsData(val_fraction=0.5),
+        StanfordData(labels="seg_maps/{id}.png", remap={"bldg": "ignore"}),
         OwnData(),
         read.validate_python(
             {
@@ -173,7 +310,7 @@ def test_configs_come_back_from_their_own_dump(camvid_tree):
     assert read.json_schema()["discriminator"]["propertyName"] == "kind"
 
 
-@pytest.mark.parametrize(("kind", "void"), [("camvid", 11), ("voc", 255), ("pets", 3)])
+@pytest.mark.parametrize(("kind", "void"), [("camvid", 11), ("voc", 255), ("pets", 3), ("ade20k", 0)])
 def test_pitfall_void_trained_as_a_class_in_layouts(kind, void, request):
     cfg = TypeAdapter(DataConfig).validate_python({"kind": kind, "root": request.getfixturevalue(f"{kind}_tree")})
     for split in available_splits(cfg):

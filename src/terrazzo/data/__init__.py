@@ -1,4 +1,4 @@
-"""Where samples come from. A new public data set goes to layouts.py, another kind of source gets a file of its own."""
+"""Where samples come from. A new public data set goes to layouts*.py, another kind of source gets a file of its own."""
 
 from typing import Annotated, Literal, Self, assert_never
 
@@ -6,7 +6,17 @@ from pydantic import Field, model_validator
 
 from terrazzo.base import Dataset, InputError, Split
 from terrazzo.data.folder import DataOptions, Folder, FolderData
-from terrazzo.data.layouts import CamvidData, PetsData, VocData, camvid, pets, voc
+from terrazzo.data.layouts import Ade20kData, PetsData, StanfordData, VocData, ade20k, pets, stanford, voc
+from terrazzo.data.layouts_driving import (
+    CamvidData,
+    CityscapesData,
+    IddData,
+    IddLiteData,
+    camvid,
+    cityscapes,
+    idd,
+    idd_lite,
+)
 from terrazzo.data.split import splits_of
 
 
@@ -24,7 +34,19 @@ class OwnData(DataOptions):
         return self
 
 
-DataConfig = Annotated[FolderData | CamvidData | VocData | PetsData | OwnData, Field(discriminator="kind")]
+DataConfig = Annotated[
+    FolderData
+    | CamvidData
+    | CityscapesData
+    | IddData
+    | IddLiteData
+    | Ade20kData
+    | StanfordData
+    | VocData
+    | PetsData
+    | OwnData,
+    Field(discriminator="kind"),
+]
 
 
 def build_dataset(cfg: DataConfig, split: Split) -> Dataset:
@@ -42,9 +64,12 @@ def build_dataset(cfg: DataConfig, split: Split) -> Dataset:
 
 
 def available_splits(cfg: DataConfig) -> tuple[Split, ...]:
-    """The splits that `build_dataset` can build; none for `kind: own`."""
+    """The splits that `build_dataset` can build and that have labels to be scored with; none for `kind: own`."""
     folder = _folder(cfg)
-    return () if folder is None else splits_of(folder.splits)
+    if folder is None:
+        return ()
+    dummies = isinstance(cfg, CityscapesData) and cfg.val_fraction is None
+    return tuple(split for split in splits_of(folder.splits) if not (dummies and split == "test"))
 
 
 def _folder(cfg: DataConfig) -> FolderData | None:
@@ -54,6 +79,16 @@ def _folder(cfg: DataConfig) -> FolderData | None:
             return cfg
         case CamvidData():
             return camvid(cfg)
+        case CityscapesData():
+            return cityscapes(cfg)
+        case IddData():
+            return idd(cfg)
+        case IddLiteData():
+            return idd_lite(cfg)
+        case Ade20kData():
+            return ade20k(cfg)
+        case StanfordData():
+            return stanford(cfg)
         case VocData():
             return voc(cfg)
         case PetsData():

@@ -30,10 +30,18 @@ class DataOptions(Config):
     """Folder of the data set; all other paths are relative to it."""
     workers: NonNegativeInt = 4
     """Threads that read and augment; 0 does it between the steps. The samples are the same with any number."""
+    worker_kind: Literal["thread", "process"] = "thread"
+    """`process`: training samples are made by that many processes, for data sets whose Python code holds up threads."""
     limit: PositiveInt | None = None
     """Use only the first so many images of each split, for trial runs."""
     remap: dict[str, str] = Field(default_factory=dict)
     """Class name -> the class it is merged into, a new name, or `ignore`."""
+
+    @model_validator(mode="after")
+    def _has_workers(self) -> Self:
+        if self.worker_kind == "process" and not self.workers:
+            raise InputError("data.worker_kind=process with data.workers=0 starts none; give data.workers a number")
+        return self
 
 
 class FolderData(DataOptions):

@@ -1,4 +1,4 @@
-"""Decoders: from label files as they are (ids, palettes, colours, arbitrary values, bits) to masks of class ids."""
+"""Decoders: from label files as they are (ids, values, colours, bits, polygons) to masks of class ids."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,44 +9,31 @@ from typing import Annotated, Literal, assert_never
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from terrazzo.base import IGNORE, Classes, Color, Config, InputError, Mask, distinct_colors
-from terrazzo.data.pixels import open_upright, read_values
+from terrazzo.data.colors import ColorMap, ColorSpec, hex_of
+from terrazzo.data.pixels import SHOWN, UNKNOWN, counted, read_values
+from terrazzo.data.polygons import read_polygons
 
 IGNORED = "ignore"
 """The name that stands for "no class" wherever a class name is asked for."""
 
-UNKNOWN = 254
-"""Marks a pixel without a class while a file is decoded; base.MAX_CLASSES keeps the number free."""
-
-SHOWN = 8
-"""How many unknown values an error names."""
-
-
-def _color(value: object) -> object:
-    """`"#8040ff"` -> (128, 64, 255); anything else is left to pydantic."""
-    if not isinstance(value, str):
-        return value
-    digits = value.removeprefix("#")
-    if len(digits) != 6 or set(digits.lower()) - set("0123456789abcdef"):
-        raise ValueError(f"{value!r} is not a colour: write '#rrggbb' or [red, green, blue]")
-    return tuple(bytes.fromhex(digits))
-
-
-Channel = Annotated[int, Field(ge=0, le=255)]
-ColorSpec = Annotated[tuple[Channel, Channel, Channel], BeforeValidator(_color, json_schema_input_type=str | Color)]
-"""RGB as '#rrggbb' or [red, green, blue]."""
 ClassList = tuple[str, ...] | dict[str, ColorSpec]
 """Class names in the order of their ids, or class names with their colours."""
 
+Mark = int | Color | str
+"""What stands for a class in a label file: a value, a colour, or the label of an outline."""
+
 
 class Index(Config):
-    """The value of a pixel (grey of 1 to 16 bits, or the index of a palette image) is its class id."""
+    """The value of a pixel (grey of 1 to 16 bits, the index of a palette image, a number of a text) is its class id."""
 
     kind: Literal["index"] = "index"
     ignore: tuple[int, ...] = (255,)
     """Values that mean "no class"."""
+    ignore_negative: bool = False
+    """Values below zero mean "no class" too; only text and TIFF files can have them."""
 
 
 class Values(Config):
@@ -58,11 +45,16 @@ class Values(Config):
 
 
 class Palette(Config):
-    """The colour of a pixel is its class: RGB files, or palette files through each file's own palette."""
+    """The colour of a pixel is its class: RGB files, or palette files through each file's own palette.
+
+    A colour that is equally near to two classes is an error.
+    """
 
     kind: Literal["palette"] = "palette"
     ignore_colors: tuple[ColorSpec, ...] = ()
     """Colours that mean "no class". The colours of the classes stand in `data.classes`."""
+    tolerance: Annotated[int, Field(ge=0, le=127)] = 0
+    """A pixel goes to the nearest colour that differs by no more than this in any channel; 0 asks for exact colours."""
 
 
 class Bits(Config):
@@ -71,7 +63,18 @@ class Bits(Config):
     kind: Literal["bits"] = "bits"
 
 
-DecodeConfig = Annotated[Index | Values | Palette | Bits, Field(discriminator="kind")]
+class Polygons(Config):
+    """Outlines in JSON as Cityscapes and IDD write them (imgHeight, imgWidth, objects with label and polygon, maybe
+    deleted). Later objects cover earlier ones; what nothing covers has no class."""
+
+    kind: Literal["polygons"] = "polygons"
+    map: dict[str, str] = Field(default_factory=dict)
+    """Label -> class name, or `ignore`. Class names are labels too; `cargroup` without an entry is read as `car`."""
+    unknown: Literal["error", "skip"] = "error"
+    """What an object with a label that is no class and not in `map` does: end the run, or not be drawn."""
+
+
+DecodeConfig = Annotated[Index | Values | Palette | Bits | Polygons, Field(discriminator="kind")]
 
 
 class Decoder:
@@ -100,19 +103,22 @@ class Decoder:
             raise InputError("data.decode.kind=palette needs colours: write data.classes as {name: '#rrggbb', ...}")
         self.decode = decode
         self.names = tuple(named)
-        meaning: dict[int | Color, str] = dict(_meaning(decode, named))
+        meaning = dict(_meaning(decode, named))
         owners = _owners(named, remap)
         new = {name: k for k, name in enumerate(owners)}
         self._table = {
             mark: IGNORE if name == IGNORED else new.get(remap.get(name, name), IGNORE)
             for mark, name in meaning.items()
         }
-        # Reversed, so that of several values for one name the first one stays. Colours have none: 0, 1, 2, ...
+        # Reversed, so that of several values for one name the first one stays. Colours, labels have none: 0, 1, 2, ...
         values = {name: mark for mark, name in reversed(meaning.items()) if isinstance(mark, int)}
         file_ids = values or {name: k for k, name in enumerate(named)}
         ids = tuple(file_ids[old] for old in owners.values())
         colors = tuple(named[old] for old in owners.values())
         self.classes = Classes(tuple(owners), colors, ids, _ignore_id(file_ids.get(IGNORED), ids))
+        tolerance = decode.tolerance if isinstance(decode, Palette) else 0
+        self._colors = ColorMap({mark: k for mark, k in self._table.items() if isinstance(mark, tuple)}, tolerance)
+        self._labels = {mark: k for mark, k in self._table.items() if isinstance(mark, str)}
 
     def read(self, path: Path) -> Mask:
         """The mask of a label file, uint8 [H, W].
@@ -133,7 +139,9 @@ class Decoder:
                     raise InputError(_not_two_valued(path, raw))
                 return self._of_values((raw != 0).view(np.uint8) * np.uint8(255))
             case Palette():
-                return self._of_colors(path)
+                return self._colors.read(path)
+            case Polygons(unknown=unknown):
+                return read_polygons(path, self._labels, unknown)
             case _:
                 assert_never(self.decode)
 
@@ -162,43 +170,25 @@ class Decoder:
                 table[value] = k
         return table
 
-    @cached_property
-    def _by_color(self) -> Mask:
-        """Class id of every colour as `_packed` numbers it; 16 MiB, and one look-up a pixel."""
-        table = np.full(1 << 24, UNKNOWN, np.uint8)
-        for color, k in self._table.items():
-            if isinstance(color, tuple):
-                table[color[0] | color[1] << 8 | color[2] << 16] = k
-        return table
-
     def _of_values(self, raw: NDArray[np.integer]) -> Mask:
         if raw.dtype == np.uint8:
             return np.asarray(cv2.LUT(np.ascontiguousarray(raw), self._by_value[:256]), np.uint8)
         if raw.dtype == np.uint16:
             return np.take(self._by_value, raw)
-        values, inverse = np.unique(raw, return_inverse=True)  # signed: a cast would turn -1 into 255 or 65535
-        return np.array([self._table.get(v, UNKNOWN) for v in values.tolist()], np.uint8)[inverse].reshape(raw.shape)
+        low, high = int(raw.min()), int(raw.max())  # signed: a cast would turn -1 into 255 or 65535
+        if high - low < 1024:
+            return np.take(np.array([self._of_value(v) for v in range(low, high + 1)], np.uint8), raw - low)
+        values, inverse = np.unique(raw, return_inverse=True)
+        return np.array([self._of_value(v) for v in values.tolist()], np.uint8)[inverse].reshape(raw.shape)
 
-    def _of_colors(self, path: Path) -> Mask:
-        image = open_upright(path)
-        if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
-            raise InputError(f"{path}: pixels of type {image.mode} have no RGB colour for data.decode.kind=palette")
-        if image.mode == "P":
-            flat = image.getpalette("RGB") or []
-            table = np.full(256, UNKNOWN, np.uint8)
-            for k, color in enumerate(zip(flat[::3], flat[1::3], flat[2::3], strict=True)):
-                table[k] = self._table.get(color, UNKNOWN)
-            mask = np.asarray(cv2.LUT(np.asarray(image), table), np.uint8)
-        else:
-            mask = self._by_color[_packed(np.asarray(image.convert("RGB")))]
-        if (mask == UNKNOWN).any():
-            raise InputError(self._unknown_colors(path, np.asarray(image.convert("RGB")), mask))
-        return mask
+    def _of_value(self, value: int) -> int:
+        negative = isinstance(self.decode, Index) and self.decode.ignore_negative and value < 0
+        return self._table.get(value, IGNORE if negative else UNKNOWN)
 
     def _unknown_values(self, path: Path, raw: NDArray[np.integer], mask: Mask) -> str:
         values, counts = np.unique(raw[mask == UNKNOWN], return_counts=True)
         present, unknown = set(np.unique(raw).tolist()), values.tolist()
-        found = _counted([(f"value {v}", n) for v, n in zip(unknown, counts.tolist(), strict=True)])
+        found = counted([(f"value {v}", n) for v, n in zip(unknown, counts.tolist(), strict=True)])
         match self.decode:
             case Index() if unknown == [255] and present <= {0, 255}:
                 advice = "It looks like a 0/255 mask: say data.decode={kind: bits}"
@@ -206,6 +196,8 @@ class Decoder:
                 ids = ", ".join(f"{k}: {name}" for k, name in enumerate(self.names[:3], start=1))
                 more = ", ..." if len(self.names) > 3 else ""
                 advice = f"Its ids seem to start at 1: say data.decode={{kind: values, map: {{{ids}{more}}}}}"
+            case Index() if max(unknown) < 0:
+                advice = "If numbers below zero mean no class, say data.decode.ignore_negative=true"
             case Index(ignore=ignore):
                 listed = ", ".join(map(str, [*ignore, *unknown[:SHOWN]]))
                 advice = f"Name them in data.classes, or ignore them too: data.decode.ignore=[{listed}]"
@@ -215,20 +207,9 @@ class Decoder:
             advice += ". Many odd values come from masks stored as JPEG or resized smoothly: use the original masks"
         return f"{path}: {found} not in the label space of {len(self.names)} classes. {advice}"
 
-    def _unknown_colors(self, path: Path, rgb: NDArray[np.uint8], mask: Mask) -> str:
-        packed, counts = np.unique(_packed(rgb[mask == UNKNOWN][None]), return_counts=True)
-        colors = [(v & 255, v >> 8 & 255, v >> 16) for v in packed.tolist()]
-        found = _counted([(_hex(c), n) for c, n in zip(colors, counts.tolist(), strict=True)])
-        if all(color[::-1] in self._table for color in colors):
-            advice = "With red and blue swapped they are class colours: data.classes wants red first"
-        else:
-            listed = ", ".join(f"'{_hex(c)}'" for c in colors[:SHOWN])
-            advice = f"Give them a class in data.classes, or say data.decode.ignore_colors=[{listed}]"
-        return f"{path}: {found} not among the colours of data.classes. {advice}"
 
-
-def _meaning(decode: DecodeConfig, named: Mapping[str, Color]) -> list[tuple[int | Color, str]]:
-    """What stands in the files: (value or colour, class name or `ignore`), in the order of the config."""
+def _meaning(decode: DecodeConfig, named: Mapping[str, Color]) -> list[tuple[Mark, str]]:
+    """What stands in the files, with its class name or `ignore`, in the order of the config."""
     match decode:
         case Index(ignore=ignore):
             if taken := [value for value in ignore if 0 <= value < len(named)]:
@@ -249,7 +230,9 @@ def _meaning(decode: DecodeConfig, named: Mapping[str, Color]) -> list[tuple[int
             owner: dict[Color, str] = {}
             for color, name in marks:
                 if owner.setdefault(color, name) != name:
-                    raise InputError(f"data.classes: {owner[color]!r} and {name!r} have the same colour {_hex(color)}")
+                    raise InputError(
+                        f"data.classes: {owner[color]!r} and {name!r} have the same colour {hex_of(color)}"
+                    )
             return [*marks]
         case Bits():
             if len(named) != 2:
@@ -258,6 +241,12 @@ def _meaning(decode: DecodeConfig, named: Mapping[str, Color]) -> list[tuple[int
                 )
             background, foreground = named
             return [(0, background), (255, foreground)]
+        case Polygons(map=labels):
+            check_names(labels.values(), (*named, IGNORED), "data.decode.map")
+            drawn = {name: name for name in named} | labels
+            if idle := [name for name in named if name not in drawn.values()]:
+                raise InputError(f"data.decode.map takes their only label from the classes {idle}; give them another")
+            return [*drawn.items()]
         case _:
             assert_never(decode)
 
@@ -292,27 +281,9 @@ def _ignore_id(asked: int | None, ids: tuple[int, ...]) -> int:
     return next(value for value in range(IGNORE, -1, -1) if value not in ids)
 
 
-def _packed(rgb: NDArray[np.uint8]) -> NDArray[np.uint32]:
-    """RGB [H, W, 3] as one number a pixel: red + 256 green + 65536 blue."""
-    rgba = np.asarray(cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2RGBA), np.uint8)
-    return rgba.view("<u4")[..., 0] & np.uint32(0xFFFFFF)
-
-
-def _hex(color: Color) -> str:
-    return f"#{bytes(color).hex()}"
-
-
-def _counted(found: list[tuple[str, int]]) -> str:
-    """'value 7 (120 pixels), value 9 (3 pixels)': the most frequent first, at most SHOWN of them."""
-    found = sorted(found, key=lambda item: -item[1])
-    shown = ", ".join(f"{what} ({count} pixel{'s' if count > 1 else ''})" for what, count in found[:SHOWN])
-    rest = sum(count for _, count in found[SHOWN:])
-    return shown + (f" and {len(found) - SHOWN} more ({rest} pixels)" if rest else "")
-
-
 def _not_two_valued(path: Path, raw: NDArray[np.integer]) -> str:
     values, counts = np.unique(raw, return_counts=True)
-    found = _counted([(f"value {v}", n) for v, n in zip(values.tolist(), counts.tolist(), strict=True)])
+    found = counted([(f"value {v}", n) for v, n in zip(values.tolist(), counts.tolist(), strict=True)])
     return (
         f"{path}: {found}, but data.decode.kind=bits reads masks of two values, one of them 0. Masks stored as JPEG or "
         "resized smoothly have more: use the original ones; for more classes say data.decode={kind: values, map: {...}}"

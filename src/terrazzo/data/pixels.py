@@ -1,5 +1,6 @@
 """From files to arrays: pictures as RGB, label files as they are stored."""
 
+import re
 import struct
 from pathlib import Path
 
@@ -13,6 +14,12 @@ from terrazzo.base import Image, InputError
 
 IMAGE_SUFFIXES = frozenset((".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 """Files that count as images (lower case)."""
+
+UNKNOWN = 254
+"""Marks a pixel without a class while a label file is decoded; base.MAX_CLASSES keeps the number free."""
+
+SHOWN = 8
+"""How many unknown values, or colours, an error names."""
 
 
 def read_image(path: Path) -> Image:
@@ -63,9 +70,13 @@ def open_upright(path: Path) -> PIL.Image.Image:
 def read_values(path: Path) -> NDArray[np.integer]:
     """What a label file holds per pixel, [H, W]: grey values, palette indices or bits; integers as wide as the file's.
 
+    A file `*.txt` holds whole numbers separated by blanks, one image row a line (int64).
+
     Raises:
         InputError: the file is missing or damaged, or its pixels are colours or fractions.
     """
+    if path.suffix.lower() == ".txt":
+        return _read_matrix(path)
     image = open_upright(path)
     array = np.asarray(image)
     match image.mode:
@@ -86,3 +97,30 @@ def read_values(path: Path) -> NDArray[np.integer]:
             return array.astype(np.uint16, copy=False)
         case mode:
             raise InputError(f"{path}: a label file needs whole numbers or colours; its pixels are of type {mode}")
+
+
+def _read_matrix(path: Path) -> NDArray[np.int64]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path}: cannot open this label file ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: this label file is not UTF-8 text ({error.reason})") from error
+    odd = re.search(r"[^\d\s+-]", text)
+    if odd or not text.strip():
+        found = repr(odd[0]) if odd else "nothing"
+        raise InputError(f"{path}: a label file as text needs whole numbers separated by blanks, this one has {found}")
+    try:
+        return np.loadtxt(text.splitlines(), np.int64, comments=None, ndmin=2)
+    except ValueError as error:
+        raise InputError(
+            f"{path}: a label file as text has one image row a line, all equally long ({error}); copy it again"
+        ) from error
+
+
+def counted(found: list[tuple[str, int]]) -> str:
+    """'value 7 (120 pixels), value 9 (3 pixels)' for errors: the most frequent first, at most SHOWN of them."""
+    found = sorted(found, key=lambda item: -item[1])
+    shown = ", ".join(f"{what} ({count} pixel{'s' if count > 1 else ''})" for what, count in found[:SHOWN])
+    rest = sum(count for _, count in found[SHOWN:])
+    return shown + (f" and {len(found) - SHOWN} more ({rest} pixels)" if rest else "")
