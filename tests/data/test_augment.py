@@ -9,7 +9,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from terrazzo.base import IGNORE, Sample
 from terrazzo.data.augment import (
-    PAD_COLOR,
     AugmentConfig,
     Exact,
     Fit,
@@ -18,10 +17,13 @@ from terrazzo.data.augment import (
     ShortSide,
     augment,
     resize_image,
+    resize_mask,
     resized,
 )
+from terrazzo.data.geometry import LEAN_NUMBERS, PAD_COLOR
 
 PLAIN = {"brightness": 0, "contrast": 0, "saturation": 0}
+EXACT = {"kind": "exact", "height": 64, "width": 64}
 sizes = st.tuples(st.integers(1, 60), st.integers(1, 60))
 
 
@@ -186,6 +188,26 @@ def test_colour_settings_do_not_change_which_part_is_cut():
         assert (plain.mask == coloured.mask).all()
 
 
+@pytest.mark.parametrize("size", [(64, 64), (128, 256), (256, 256)])
+def test_squashed_without_a_crop(size):
+    """W5, W2 and W4: the whole image at one size, and the mask with it."""
+    sample = where_from((90, 120))
+    base = Exact(height=size[0], width=size[1])
+    image, mask, _ = augment(sample, at(0), AugmentConfig(crop=None, base=base, scale=(1, 1), flip=0, **PLAIN))
+    assert (image == resize_image(sample.image, base)).all()
+    assert (mask == resize_mask(sample.mask, size)).all()
+
+
+def test_keep_ratio_of_short_and_long_edge_with_a_ratio_range():
+    """W3: (short, long) = (1080, 1920) x 0.5-2, here a 20th: the whole is as large as the ratio says, unsquashed."""
+    sample = where_from((90, 150))
+    for ratio in (0.5, 1, 2):
+        cfg = AugmentConfig(crop=300, base=Fit(short=54, long=96), scale=(ratio, ratio), flip=0, **PLAIN)
+        mask = augment(sample, at(0), cfg).mask
+        shown = (mask != IGNORE).any(1).sum(), (mask != IGNORE).any(0).sum()
+        assert shown == (round(54 * ratio), round(90 * ratio))
+
+
 # --- one class in a crop ----------------------------------------------------------------------------------------------
 
 
@@ -272,8 +294,8 @@ def test_each_colour_change_against_plain_arithmetic(what):
     }
     for seed in range(6):
         rng = at(seed)
-        rng.uniform(), rng.random()  # scale, flip
-        gain = 1 + 0.5 * rng.uniform(-1, 1, 3)[["brightness", "contrast", "saturation"].index(what)]
+        rng.random(2 + LEAN_NUMBERS)  # scale, flip, warp
+        gain = 1 + 0.5 * rng.uniform(-1, 1, 4)[["brightness", "contrast", "saturation"].index(what)]
         expected = rules[what](gain).clip(0, 255)
         assert np.abs(augment(sample, at(seed), cfg).image - expected).max() <= 1
 
@@ -294,7 +316,18 @@ def test_zero_switches_colours_off():
         ({"crop": 0}, "greater than 0"),
         ({"flip": 1.5}, "less than or equal to 1"),
         ({"cat_max_ratio": 0}, "greater than 0"),
-        ({"hue": 0.1}, "Extra inputs"),
+        ({"gamma": 0.1}, "Extra inputs"),
+        ({"crop": None}, r"augment\.crop is null, so every sample is a whole image, and augment\.base keep gives"),
+        ({"crop": None, "base": EXACT}, r"augment\.scale=\[0\.5, 2\.0\] would change nothing; write scale: \[1, 1\]"),
+        ({"crop": None, "base": EXACT, "scale": (1, 1), "cat_max_ratio": 0.5}, r"cat_max_ratio=0\.5 would change noth"),
+        ({"warp": {}}, "rotate, shear, perspective and zoom are all off; set one, or leave warp out"),
+        ({"warp": {"zoom": (1.1, 0.9)}}, r"warp\.zoom: \[1\.1, 0\.9\] must be \[least, greatest\]"),
+        ({"warp": {"perspective": 0.5}}, "less than or equal to 0.4"),
+        ({"blur": {"kernel": 4}}, r"blur\.kernel=4 must be odd and at least 3"),
+        ({"blur": {"sigma": (2, 1)}}, r"blur\.sigma: \[2\.0, 1\.0\] must be \[least, greatest\]"),
+        ({"photometric": {"contrast": (2, 1)}}, r"photometric\.contrast: \[2\.0, 1\.0\] must be"),
+        ({"lighting": {"amount": 1}}, "less than 1"),
+        ({"hue": 0.6}, "less than or equal to 0.5"),
         ({"base": {"kind": "fit", "short": 9, "long": 8}}, r"short=9 is longer than long=8; exchange them"),
         ({"base": {"kind": "crop"}}, "'keep', 'short_side', 'fit', 'exact'"),
     ],

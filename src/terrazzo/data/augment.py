@@ -4,21 +4,43 @@ from typing import Annotated, Literal, NamedTuple, Self, assert_never
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from terrazzo.base import IGNORE, Config, Image, InputError, Mask, Sample
-
-Size = tuple[int, int]
-"""Height and width in pixels."""
-
-PAD_COLOR = (124, 116, 104)
-"""RGB of padding: the mean of ImageNet, so that it is about zero after normalisation."""
+from terrazzo.data.geometry import (
+    LEAN_NUMBERS,
+    Chance,
+    Lean,
+    Matrix,
+    Size,
+    Warp,
+    Window,
+    drawn_lean,
+    flipped,
+    in_fours,
+    padded,
+    to_source,
+    warped_image,
+    warped_mask,
+)
+from terrazzo.data.photometry import (
+    BLUR_NUMBERS,
+    LIGHTING_NUMBERS,
+    PHOTOMETRIC_NUMBERS,
+    Blur,
+    Lighting,
+    Numbers,
+    Photometric,
+    Sharpness,
+    blurred,
+    distorted,
+    jittered,
+    lit,
+    sharpened,
+)
 
 TRIES = 10
 """Crops drawn at most while one class fills more than `cat_max_ratio`."""
-
-Chance = Annotated[float, Field(ge=0, le=1)]
 
 
 class Keep(Config):
@@ -65,29 +87,54 @@ ResizeConfig = Annotated[Keep | ShortSide | Fit | Exact, Field(discriminator="ki
 
 
 class AugmentConfig(Config):
-    """Training samples: resized at random, cropped, flipped, coloured. All are exactly as large as `crop`."""
+    """Training samples: resized at random, cropped, warped, flipped, coloured. All are exactly as large as `crop`."""
 
-    crop: PositiveInt | tuple[PositiveInt, PositiveInt] = 512
-    """Height and width of every sample in pixels, or one number for both; smaller images are padded."""
+    crop: PositiveInt | tuple[PositiveInt, PositiveInt] | None = 512
+    """Height and width of every sample in pixels, or one number for both; smaller images are padded. Null: samples are
+    whole images, all of the one size that `base` {kind: exact} gives them."""
     base: ResizeConfig = Keep()
     """The size that `scale` refers to."""
     scale: tuple[PositiveFloat, PositiveFloat] = (0.5, 2.0)
     """Least and greatest enlargement, drawn evenly."""
     cat_max_ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Another crop is drawn, up to 10 times, while one class has more than this share of the crop's valid pixels."""
+    warp: Warp | None = None
+    """Rotation, shear, perspective and zoom of the crop."""
     flip: Chance = 0.5
     """Chance of left and right being exchanged."""
+    sharpness: Sharpness | None = None
+    """Sharpening or softening."""
     brightness: Chance = 0.2
     """Greatest relative change; 0 switches it off."""
     contrast: Chance = 0.2
     """Greatest relative change around mid-grey; 0 switches it off."""
     saturation: Chance = 0.2
     """Greatest relative change of RGB images; 0 switches it off."""
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0
+    """Greatest turn of the hue of RGB images, in circles (0.5: any hue); 0 switches it off."""
+    lighting: Lighting | None = None
+    """Brightness and contrast in log-odds."""
+    photometric: Photometric | None = None
+    """MMSegmentation's photometric distortion."""
+    blur: Blur | None = None
+    """Gaussian blur."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def _possible(self) -> Self:
         if self.scale[0] > self.scale[1]:
             raise InputError(f"augment.scale: {list(self.scale)} must be [least, greatest]")
+        if self.crop is None:
+            if not isinstance(self.base, Exact):
+                raise InputError(
+                    f"augment.crop is null, so every sample is a whole image, and augment.base {self.base.kind} gives "
+                    "images of different sizes; write base: {kind: exact, height: ..., width: ...}, or a crop"
+                )
+            for name, value, nothing in (("scale", list(self.scale), [1, 1]), ("cat_max_ratio", self.cat_max_ratio, 1)):
+                if value != nothing:
+                    raise InputError(
+                        f"augment.crop is null, so nothing is cut out and augment.{name}={value} would change nothing; "
+                        f"write {name}: {nothing}, or a crop"
+                    )
         return self
 
 
@@ -115,52 +162,110 @@ def resize_image(image: Image, cfg: ResizeConfig) -> Image:
 def augment(sample: Sample, rng: np.random.Generator, cfg: AugmentConfig) -> Sample:
     """A training sample of exactly cfg.crop, uint8; drawn from `rng` alone.
 
-    Only the part of the image that ends up in the crop is resized. Image and mask are cut by one rectangle.
+    Only the part of the image that ends up in the crop is read. Image and mask are seen through one `View`. Every
+    change takes its share of the drawn numbers whether it is on or off, so that switching one moves no other.
     """
     image, mask, name = sample
-    crop = (cfg.crop, cfg.crop) if isinstance(cfg.crop, int) else cfg.crop
+    crop = _crop_size(cfg)
     size = _scaled(resized((mask.shape[0], mask.shape[1]), cfg.base), rng.uniform(*cfg.scale))
-    flip = rng.random() < cfg.flip
-    gains = 1 + rng.uniform(-1, 1, 3) * (cfg.brightness, cfg.contrast, cfg.saturation)
-    window, mask = _draw_crop(mask, size, crop, rng, cfg.cat_max_ratio)
-    image = _recolored(_resize(window.of(image), (mask.shape[0], mask.shape[1])), gains)
-    if flip:
-        image, mask = _flipped(image), _flipped(mask)
+    flip = bool(rng.random() < cfg.flip)
+    lean = drawn_lean(cfg.warp, rng.random(LEAN_NUMBERS))
+    colors = _drawn_colors(rng)
+    view, mask = _draw_view(mask, size, crop, rng, cfg, flip=flip, lean=lean)
+    image = _recolored(view.image(image), cfg, colors)
     if mask.shape != crop:
-        image, mask = _padded(image, crop), _padded(mask, crop)
+        image, mask = padded(image, crop), padded(mask, crop)
     return Sample(image, mask, name)
 
 
-class Window(NamedTuple):
-    """A rectangle of the source image, in its pixels."""
+class View(NamedTuple):
+    """How a sample is seen in its image: through which window, at which size, turned or warped."""
 
-    top: int
-    left: int
-    height: int
-    width: int
+    window: Window
+    size: Size
+    flip: bool
+    warp: Matrix | None = None
+    """Replaces window and flip, which are composed in it."""
+    mirror: bool = False
+    """Beyond the image a warp sees its mirror image, not padding."""
 
-    def of(self, array: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return array[self.top : self.top + self.height, self.left : self.left + self.width]
+    def image(self, image: Image) -> Image:
+        if self.warp is not None:
+            return warped_image(image, self.warp, self.size, mirror=self.mirror)
+        seen = _resize(self.window.of(image), self.size)
+        return flipped(seen) if self.flip else seen
+
+    def mask(self, mask: Mask) -> Mask:
+        if self.warp is not None:
+            return warped_mask(mask, self.warp, self.size, mirror=self.mirror)
+        seen = resize_mask(self.window.of(mask), self.size)
+        return flipped(seen) if self.flip else seen
 
 
-def _draw_crop(
-    mask: Mask, size: Size, crop: Size, rng: np.random.Generator, cat_max_ratio: float
-) -> tuple[Window, Mask]:
-    """The source rectangle of a crop out of the image resized to `size`, and its mask at the crop's scale."""
+def _crop_size(cfg: AugmentConfig) -> Size:
+    if cfg.crop is None:
+        assert isinstance(cfg.base, Exact), "AugmentConfig lets only these go without a crop"
+        return cfg.base.height, cfg.base.width
+    return (cfg.crop, cfg.crop) if isinstance(cfg.crop, int) else cfg.crop
+
+
+def _draw_view(
+    mask: Mask, size: Size, crop: Size, rng: np.random.Generator, cfg: AugmentConfig, *, flip: bool, lean: Lean | None
+) -> tuple[View, Mask]:
+    """A crop out of the image resized to `size`, and its mask."""
     height, width = mask.shape
     target = (min(crop[0], size[0]), min(crop[1], size[1]))
     rows = max(1, round(target[0] * height / size[0]))
     columns = max(1, round(target[1] * width / size[1]))
+    mirror = cfg.warp is not None and cfg.warp.outside == "mirror"
     for _ in range(TRIES):
         top, left = int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))
         window = Window(top, left, rows, columns)
-        cut = resize_mask(window.of(mask), target)
-        if cat_max_ratio == 1 or (rows, columns) == (height, width):
+        warp = to_source(window, target, lean, flip=flip) if lean else None
+        view = View(window, target, flip, warp, mirror)
+        seen = view.mask(mask)
+        if cfg.cat_max_ratio == 1 or (rows, columns) == (height, width):
             break
-        counts = cv2.calcHist([cut], [0], None, [256], [0, 256])[:IGNORE]
-        if 0 < counts.max() <= cat_max_ratio * counts.sum():
+        counts = cv2.calcHist([seen], [0], None, [256], [0, 256])[:IGNORE]
+        if 0 < counts.max() <= cfg.cat_max_ratio * counts.sum():
             break
-    return window, cut
+    return view, seen
+
+
+class Colors(NamedTuple):
+    """What chance says about the colours of a sample."""
+
+    jitter: Numbers
+    """In -1..1: brightness, contrast, saturation, hue."""
+    sharpness: float
+    lighting: Numbers
+    photometric: Numbers
+    blur: Numbers
+
+
+def _drawn_colors(rng: np.random.Generator) -> Colors:
+    return Colors(
+        rng.uniform(-1, 1, 4),
+        rng.random(),
+        rng.random(LIGHTING_NUMBERS),
+        rng.random(PHOTOMETRIC_NUMBERS),
+        rng.random(BLUR_NUMBERS),
+    )
+
+
+def _recolored(image: Image, cfg: AugmentConfig, drawn: Colors) -> Image:
+    brightness, contrast, saturation, hue = drawn.jitter.tolist()
+    image = sharpened(image, cfg.sharpness, drawn.sharpness)
+    image = jittered(
+        image,
+        1 + brightness * cfg.brightness,
+        1 + contrast * cfg.contrast,
+        1 + saturation * cfg.saturation,
+        hue * cfg.hue,
+    )
+    image = lit(image, cfg.lighting, drawn.lighting)
+    image = distorted(image, cfg.photometric, drawn.photometric)
+    return blurred(image, cfg.blur, drawn.blur)
 
 
 def _scaled(size: Size, factor: float) -> Size:
@@ -172,15 +277,11 @@ def _resize(image: Image, size: Size) -> Image:
 
     Below that, averaging costs 7 times as much and bilinear still reads every pixel (at exactly 2 they are the same).
     """
-    height, width, channels = image.shape
+    height, width = image.shape[:2]
     if (height, width) == size:
         return image
     method = cv2.INTER_AREA if height > 2 * size[0] or width > 2 * size[1] else cv2.INTER_LINEAR
-    parts = [  # of 4 channels: OpenCV averages no more at once
-        np.asarray(cv2.resize(image[..., k : k + 4], size[::-1], interpolation=method), np.uint8).reshape(*size, -1)
-        for k in range(0, channels, 4)
-    ]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
+    return in_fours(image, lambda four: cv2.resize(four, size[::-1], interpolation=method))
 
 
 def resize_mask(mask: Mask, size: Size) -> Mask:
@@ -189,30 +290,3 @@ def resize_mask(mask: Mask, size: Size) -> Mask:
     if mask.shape == size:
         return np.ascontiguousarray(mask)
     return np.asarray(cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
-
-
-def _recolored(image: Image, gains: NDArray[np.float64]) -> Image:
-    """Brightness and contrast by one table, saturation by one matrix that keeps the luma (ITU-R BT.601)."""
-    brightness, contrast, saturation = gains.tolist()
-    if brightness != 1 or contrast != 1:
-        table = (np.arange(256) * brightness - 127.5) * contrast + 127.5
-        image = np.asarray(cv2.LUT(image, np.rint(table.clip(0, 255)).astype(np.uint8)), np.uint8).reshape(image.shape)
-    if saturation != 1 and image.shape[2] == 3:
-        matrix = np.diag([saturation] * 3) + (1 - saturation) * np.array([0.299, 0.587, 0.114])
-        image = np.asarray(cv2.transform(image, matrix), np.uint8)
-    return image
-
-
-def _flipped(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.asarray(cv2.flip(array, 1), np.uint8).reshape(array.shape)
-
-
-def _padded(array: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
-    """Filled up at the bottom and right: images with PAD_COLOR, masks with IGNORE."""
-    height, width = array.shape[:2]
-    out = np.empty((*size, *array.shape[2:]), np.uint8)
-    out[:height, :width] = array
-    filling = IGNORE if array.ndim == 2 else PAD_COLOR if array.shape[2] == 3 else PAD_COLOR[1]
-    out[height:] = filling
-    out[:height, width:] = filling
-    return out

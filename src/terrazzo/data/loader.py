@@ -1,13 +1,12 @@
-"""Batches as a pure function of (seed, step): a resume has nothing to restore, ranks and threads change nothing."""
+"""Batches as a pure function of (seed, step): a resume has nothing to restore, ranks and workers change nothing."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import lru_cache, partial
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, nullcontext
 from itertools import count
 from math import ceil
-from typing import NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -15,9 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from terrazzo.base import IGNORE, Dataset, InputError, Sample
+from terrazzo.base import Dataset, InputError
+from terrazzo.data.draws import Augment, Draws, Shape, Slot, checked_sample, epoch_order, slots_in
+from terrazzo.data.processes import Processes
 
-Augment = Callable[[Sample, np.random.Generator], Sample]
+__all__ = ["Augment", "Batch", "WorkerKind", "batches", "checked_sample", "epoch_order", "seed_of"]
+
+WorkerKind = Literal["thread", "process"]
 
 
 class Batch(NamedTuple):
@@ -37,22 +40,6 @@ def seed_of(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
-def epoch_order(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
-    """The order of a data set's items in one epoch, [size]."""
-    return np.random.default_rng([seed, 0, epoch]).permutation(size)
-
-
-def checked_sample(dataset: Dataset, index: int) -> Sample:
-    """An item of a data set that keeps the contract of `Sample`.
-
-    Raises:
-        InputError: it does not; the message names the sample.
-    """
-    sample = Sample(*dataset[index])
-    _check(sample, len(dataset.classes), f"sample {sample.name!r} (item {index})")
-    return sample
-
-
 def batches(
     dataset: Dataset,
     augment: Augment,
@@ -63,6 +50,8 @@ def batches(
     rank: int = 0,
     world: int = 1,
     workers: int = 0,
+    worker_kind: WorkerKind = "thread",
+    device: torch.device | None = None,
 ) -> Generator[Batch, None, None]:
     """The batches of a run from `first_step` on, without end.
 
@@ -76,7 +65,9 @@ def batches(
         first_step: optimizer steps already done.
         rank: which of `world` processes this is.
         world: number of processes.
-        workers: threads that work ahead; 0 works when asked.
+        workers: threads or processes that work ahead; 0 works when asked.
+        worker_kind: processes get `dataset` and `augment` pickled.
+        device: a CUDA device gets its batches copied from pinned memory, beside what it computes; else they stay here.
 
     Raises:
         InputError: the data set is empty or the batch cannot be shared; while reading, what is wrong with a sample.
@@ -88,81 +79,134 @@ def batches(
     draws = Draws(dataset, augment, seed)
     share = batch // world
     ranges = (range(first, first + share) for first in count(first_step * batch + rank * share, batch))
-    return _working_ahead(draws, ranges, workers) if workers else _on_demand(draws, ranges)
+    if device is None or device.type != "cuda":
+        return _batches(draws, ranges, workers, worker_kind, None)
+    return _sent(_batches(draws, ranges, workers, worker_kind, device), device)
 
 
-class Draws:
-    """All samples of a run by number. Calling it is safe from any thread."""
-
-    def __init__(self, dataset: Dataset, augment: Augment, seed: int):
-        self.dataset, self.augment, self.seed = dataset, augment, seed
-        self.order = lru_cache(maxsize=2)(partial(epoch_order, seed, size=len(dataset)))
-
-    def __call__(self, draw: int) -> Sample:
-        epoch, place = divmod(draw, len(self.dataset))
-        index = int(self.order(epoch)[place])
-        try:
-            sample = checked_sample(self.dataset, index)
-            sample = self.augment(sample, np.random.default_rng([self.seed, 1, draw]))
-            _check(sample, len(self.dataset.classes), f"sample {sample.name!r} (item {index}, augmented)")
-        except Exception as error:
-            files = getattr(self.dataset, "files", None)  # data sets passed from Python need not have files
-            error.add_note(f"while reading item {index} for draw {draw}" + (f": {files[index][0]}" if files else ""))
-            raise
-        return sample
+def _batches(
+    draws: Draws, ranges: Iterator[range], workers: int, worker_kind: WorkerKind, pin_for: torch.device | None
+) -> Generator[Batch, None, None]:
+    """Batches in memory pinned for a device, or not. Nothing is read or started before the first is asked for."""
+    numbers = next(ranges)
+    shape = Shape.of(len(numbers), draws(numbers[0]))  # the first sample tells the size
+    slots = 1 + ceil(workers / len(numbers))  # no worker is idle while one batch is lent
+    crew: Crew
+    if not workers:
+        crew = Nobody(draws, shape, pin_for)
+    elif worker_kind == "thread":
+        crew = Threads(draws, workers, slots, shape, pin_for)
+    else:
+        crew = Processes(draws, workers, slots, shape)
+    with _one_thread_per_image(), closing(crew), _pinned(crew, pin_for):
+        yield from _working_ahead(crew, shape, numbers, ranges)
 
 
-class Slot:
-    """Memory of one batch, used again and again."""
+class Crew(Protocol):
+    """Who fills slots."""
 
-    def __init__(self, share: int, like: Sample):
-        self.images = torch.empty((share, *like.image.shape), dtype=torch.uint8)
-        self.masks = torch.empty((share, *like.mask.shape), dtype=torch.uint8)
+    memory: NDArray[np.uint8]
+    """Of all slots."""
 
-    def put(self, place: int, draws: Draws, draw: int) -> str:
-        """Write one sample; its name is returned."""
-        sample = draws(draw)
-        if sample.image.shape != self.images.shape[1:]:
-            raise InputError(
-                f"sample {sample.name!r} is {_size(sample.image)}, the batch is {_size(self.images[0])}; all samples "
-                "of a run must have one size: crop or resize in `augment`"
-            )
-        self.images.numpy()[place] = sample.image
-        self.masks.numpy()[place] = sample.mask
-        return sample.name
+    def submit(self, slot: int, place: int, draw: int) -> Callable[[], str]:
+        """Begin to write a sample; calling the result waits for it and tells its name."""
 
-    def lend(self, names: list[str], draws: range) -> Batch:
-        return Batch(self.images.permute(0, 3, 1, 2), self.masks, tuple(names), draws)
+    def close(self) -> None: ...
 
 
-def _on_demand(draws: Draws, ranges: Iterator[range]) -> Generator[Batch, None, None]:
-    slot = None
-    for numbers in ranges:
-        slot = slot or Slot(len(numbers), draws(numbers[0]))
-        yield slot.lend([slot.put(place, draws, draw) for place, draw in enumerate(numbers)], numbers)
+def _working_ahead(crew: Crew, shape: Shape, numbers: range, ranges: Iterator[range]) -> Generator[Batch, None, None]:
+    """Free slots are filled; the one lent is free again when this generator is resumed, not before."""
+    slots = slots_in(crew.memory, shape)
+    waiting: deque[tuple[int, range, list[Callable[[], str]]]] = deque()
+
+    def fill(slot: int, numbers: range) -> None:
+        waiting.append((slot, numbers, [crew.submit(slot, place, draw) for place, draw in enumerate(numbers)]))
+
+    fill(0, numbers)
+    for slot in range(1, len(slots)):
+        fill(slot, next(ranges))
+    while True:
+        slot, numbers, tasks = waiting.popleft()
+        yield _lent(slots[slot], [task() for task in tasks], numbers)
+        fill(slot, next(ranges))
 
 
-def _working_ahead(draws: Draws, ranges: Iterator[range], workers: int) -> Generator[Batch, None, None]:
-    """Threads fill free slots; the one lent is free again when this generator is resumed, not before."""
-    with _one_thread_per_image(), ThreadPoolExecutor(workers, thread_name_prefix="terrazzo-loader") as pool:
-        waiting: deque[tuple[Slot, range, list[Future[str]]]] = deque()
+def _lent(slot: Slot, names: list[str], draws: range) -> Batch:
+    images, masks = torch.from_numpy(slot.images), torch.from_numpy(slot.masks)
+    return Batch(images.permute(0, 3, 1, 2), masks, tuple(names), draws)
 
-        def fill(slot: Slot, numbers: range) -> None:
-            tasks = [pool.submit(slot.put, place, draws, draw) for place, draw in enumerate(numbers)]
-            waiting.append((slot, numbers, tasks))
 
-        try:
-            numbers = next(ranges)
-            like = draws(numbers[0])  # tells the size
-            fill(Slot(len(numbers), like), numbers)
-            for _ in range(ceil(workers / len(numbers))):  # so that no thread is idle while one batch is lent
-                fill(Slot(len(numbers), like), next(ranges))
-            while True:
-                slot, numbers, tasks = waiting.popleft()
-                yield slot.lend([task.result() for task in tasks], numbers)
-                fill(slot, next(ranges))
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+class Nobody:
+    """Samples are written by who asks for them."""
+
+    def __init__(self, draws: Draws, shape: Shape, pin_for: torch.device | None):
+        self.memory = _memory(shape.bytes, pin_for)
+        self._draws, (self._slot,) = draws, slots_in(self.memory, shape)
+
+    def submit(self, slot: int, place: int, draw: int) -> Callable[[], str]:
+        return lambda: self._slot.put(place, self._draws, draw)
+
+    def close(self) -> None:
+        pass
+
+
+class Threads:
+    """OpenCV lets go of Python's lock, so threads read and augment at once, and nothing has to be moved."""
+
+    def __init__(self, draws: Draws, workers: int, slots: int, shape: Shape, pin_for: torch.device | None):
+        self.memory = _memory(slots * shape.bytes, pin_for)
+        self._draws, self._slots = draws, slots_in(self.memory, shape)
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="terrazzo-loader")
+
+    def submit(self, slot: int, place: int, draw: int) -> Callable[[], str]:
+        return self._pool.submit(self._slots[slot].put, place, self._draws, draw).result
+
+    def close(self) -> None:
+        """Wait for what is being read; what has not begun does not."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _memory(size: int, pin_for: torch.device | None) -> NDArray[np.uint8]:
+    with torch.cuda.device(pin_for) if pin_for else nullcontext():
+        memory: NDArray[np.uint8] = torch.empty(size, dtype=torch.uint8, pin_memory=pin_for is not None).numpy()
+    return memory
+
+
+@contextmanager
+def _pinned(crew: Crew, pin_for: torch.device | None) -> Iterator[None]:
+    """Memory that was not made by torch is pinned in place: the device can then read it without the processor."""
+    if pin_for is None or not isinstance(crew, Processes):
+        yield
+        return
+    runtime, start = torch.cuda.cudart(), crew.memory.ctypes.data  # type: ignore[no-untyped-call]  # torch gives no types
+    with torch.cuda.device(pin_for):
+        torch.cuda.check_error(int(runtime.cudaHostRegister(start, crew.memory.nbytes, 0)))
+    try:
+        yield
+    finally:
+        torch.cuda.check_error(int(runtime.cudaHostUnregister(start)))
+
+
+def _sent(feed: Generator[Batch, None, None], device: torch.device) -> Generator[Batch, None, None]:
+    """The batches on a CUDA device. Its own stream copies each while the device is still busy with the step before.
+
+    A slot is filled again, or given back, only after the event that ends its copy.
+    """
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch gives it no types
+    with closing(feed):
+        for batch in feed:
+            with torch.cuda.stream(stream):
+                images = batch.images.permute(0, 2, 3, 1).to(device, non_blocking=True)  # in the order of the memory
+                masks = batch.masks.to(device, non_blocking=True)
+                copied = stream.record_event()
+            try:
+                computing = torch.cuda.current_stream(device)
+                computing.wait_event(copied)
+                for tensor in (images, masks):
+                    tensor.record_stream(computing)  # or its memory could be taken for a later copy too early
+                yield batch._replace(images=images.permute(0, 3, 1, 2), masks=masks)
+            finally:
+                copied.synchronize()
 
 
 @contextmanager
@@ -174,23 +218,3 @@ def _one_thread_per_image() -> Iterator[None]:
         yield
     finally:
         cv2.setNumThreads(before)
-
-
-def _check(sample: Sample, classes: int, what: str) -> None:
-    image, mask, _ = sample
-    for kind, array, axes in (("image", image, "[H, W, C]"), ("mask", mask, "[H, W]")):
-        if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim != len(axes.split(",")):
-            found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
-            raise InputError(f"{what}: its {kind} is {found}; expected a numpy array uint8 {axes}")
-    if image.shape[:2] != mask.shape:
-        raise InputError(f"{what}: its image is {_size(image)} and its mask {_size(mask)}; they must have one size")
-    wrong = (mask >= classes) & (mask != IGNORE)
-    if wrong.any():
-        raise InputError(
-            f"{what}: {wrong.sum()} pixels of its mask have values {np.unique(mask[wrong])[:8].tolist()}; there are "
-            f"{classes} classes, 0..{classes - 1}, and {IGNORE} for none"
-        )
-
-
-def _size(array: NDArray[np.uint8] | Tensor) -> str:
-    return f"{array.shape[1]}x{array.shape[0]}"
