@@ -7,7 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from terrazzo.base import InputError
-from terrazzo.models import ModelConfig, OwnModel, Segmenter, SmpModel, UNetModel, build_model
+from terrazzo.models import (
+    FcnResnetModel,
+    ModelConfig,
+    OwnModel,
+    SegFormerModel,
+    Segmenter,
+    SmpModel,
+    TorchvisionModel,
+    UNetModel,
+    build_model,
+    has_auxiliary_heads,
+)
 from terrazzo.output import Output
 
 CLASSES = 5
@@ -24,7 +35,19 @@ class OwnNet(nn.Module):
         return self.head(self.decoder(self.encoder(images)))
 
 
-OPTIONS: dict[type, dict[str, Any]] = {UNetModel: {"deep_supervision": True, "dropout": 0.1}, OwnModel: {"stride": 2}}
+OPTIONS: dict[type, list[dict[str, Any]]] = {
+    TorchvisionModel: [
+        {"arch": "fcn_resnet50", "aux": True, "weights_backbone": "none"},
+        {"arch": "deeplabv3_resnet50", "weights_backbone": "none"},
+        {"arch": "deeplabv3_mobilenet_v3_large", "aux": True, "weights_backbone": "none"},
+        {"arch": "lraspp_mobilenet_v3_large", "weights_backbone": "none"},
+    ],
+    UNetModel: [{"deep_supervision": True, "dropout": 0.1}, {"norm": "none"}],
+    FcnResnetModel: [{"encoder": encoder, "weights_backbone": "none"} for encoder in ("resnet18", "resnet50")],
+    SegFormerModel: [{"stem": "7x7", "drop_path": 0.2}, {"stem": "5x5"}],
+    OwnModel: [{"stride": 2}],
+}
+"""What each kind is tested with: one network for each of its shapes."""
 
 
 def smp_pairs() -> list[tuple[str, str]]:
@@ -39,14 +62,16 @@ def smp_pairs() -> list[tuple[str, str]]:
 
 
 def cases() -> dict[str, Any]:
-    """Configs by name: every member of the union, SMP once per architecture and encoder."""
+    """Configs by name: every member of the union as `OPTIONS` says, SMP once per architecture and encoder."""
     found: dict[str, Any] = {}
     for member in get_args(get_args(ModelConfig)[0]):
         if member is SmpModel:
             for arch, encoder in smp_pairs():
                 found[f"{arch}-{encoder}"] = SmpModel(arch=arch, encoder=encoder, weights="none")
         else:
-            found[member.model_fields["kind"].default] = member(**OPTIONS.get(member, {}))
+            for options in OPTIONS[member]:
+                chosen = [str(value) for key, value in options.items() if key in ("arch", "encoder", "stem", "norm")]
+                found["-".join([member.model_fields["kind"].default, *chosen])] = member(**options)
     return found
 
 
@@ -69,9 +94,15 @@ def one_thread():
 
 
 @pytest.fixture(scope="module", params=CASES)
-def model(request) -> Segmenter:
-    """Every model in turn, built once for all promises."""
-    return build(request.param)
+def name(request) -> str:
+    """Every case in turn."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(name) -> Segmenter:
+    """Built once for all promises."""
+    return build(name)
 
 
 def images(batch: int, height: int, width: int) -> Tensor:
@@ -114,8 +145,22 @@ def test_evaluation_does_not_depend_on_the_batch(model):
     torch.testing.assert_close(together.logits[1:], alone.logits, atol=1e-4, rtol=1e-3)
 
 
-def test_state_dict_round_trip(model, request):
-    other = build(request.node.callspec.params["model"]).eval()
+def test_the_same_image_gives_the_same_bits(model):
+    batch = images(1, 32, 64)
+    with torch.inference_mode():
+        assert torch.equal(everything(model.eval()(batch)), everything(model(batch)))
+
+
+def test_auxiliary_logits_are_there_in_eval_mode_too(model, name):
+    with torch.inference_mode():
+        counts = [len(model.train(training)(images(2, 32, 64)).aux) for training in (True, False)]
+    assert counts[0] == counts[1]
+    if not isinstance(CASES[name], OwnModel):
+        assert bool(counts[0]) == has_auxiliary_heads(CASES[name])
+
+
+def test_state_dict_round_trip(model, name):
+    other = build(name).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.01
@@ -128,6 +173,34 @@ def test_state_dict_round_trip(model, request):
 def test_roles_cover_the_network(model):
     assert {model.role(key) for key, _ in model.named_parameters()} == {"encoder", "decoder", "head"}
     assert model.channels == 3
+
+
+def compiled_cases() -> list[Any]:
+    """All cases; most of SMP's only in the slow tests, as each takes seconds."""
+    often = {name for name, cfg in CASES.items() if not isinstance(cfg, SmpModel)} | {"unet-resnet18"}
+    return [pytest.param(name, marks=() if name in often else pytest.mark.slow) for name in CASES]
+
+
+@pytest.mark.parametrize("case", compiled_cases())
+def test_compiles_as_one_graph(case):
+    """After one eager call, which makes what a network makes only once. No case is excepted."""
+    segmenter, batch = build(case).eval(), images(1, 32, 64)
+    torch.compiler.reset()
+    with torch.no_grad():
+        eager = everything(segmenter(batch))
+        compiled = torch.compile(segmenter, fullgraph=True, backend="eager")
+        assert torch.equal(everything(compiled(batch)), eager)
+
+
+@pytest.mark.parametrize("channels", [1, 4, 6])
+@pytest.mark.parametrize("case", [name for name, cfg in CASES.items() if not isinstance(cfg, SmpModel | OwnModel)])
+def test_images_of_other_channels(case, channels):
+    with torch.device("meta"):
+        segmenter, _ = build_model(CASES[case], CLASSES, channels)
+    assert segmenter.channels == channels
+    assert segmenter(torch.empty(2, channels, 50, 70, device="meta")).logits.shape[:2] == (2, CLASSES)
+    with pytest.raises(InputError, match=rf"this network takes \[B, {channels}, H, W\]"):
+        segmenter(torch.empty(2, channels + 1, 50, 70, device="meta"))
 
 
 SMALLEST = {

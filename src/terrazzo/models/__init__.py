@@ -2,34 +2,43 @@
 
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Annotated, assert_never
+from typing import Annotated, assert_never, get_args
 
 from pydantic import Field
 from torch import nn
 
 from terrazzo.base import InputError
+from terrazzo.models.fcn import FcnResnetModel, fcn_resnet_model
 from terrazzo.models.own import OwnModel, own_model
+from terrazzo.models.segformer import SegFormerModel, segformer_model
 from terrazzo.models.segmenter import Normalization, Segmenter
 from terrazzo.models.smp import ModelEntry, SmpModel, smp_entries, smp_model
+from terrazzo.models.torchvision import TorchvisionArch, TorchvisionModel, torchvision_model
 from terrazzo.models.unet import UNetModel, unet_model
 from terrazzo.models.weights import LoadReport, load_weights
 
 __all__ = [
+    "FcnResnetModel",
     "LoadReport",
     "ModelConfig",
     "ModelEntry",
     "Normalization",
     "OwnModel",
+    "SegFormerModel",
     "Segmenter",
     "SmpModel",
+    "TorchvisionModel",
     "UNetModel",
     "build_model",
+    "has_auxiliary_heads",
     "list_models",
     "load_weights",
     "with_normalization",
 ]
 
-ModelConfig = Annotated[SmpModel | UNetModel | OwnModel, Field(discriminator="kind")]
+ModelConfig = Annotated[
+    SmpModel | TorchvisionModel | UNetModel | FcnResnetModel | SegFormerModel | OwnModel, Field(discriminator="kind")
+]
 
 
 def build_model(
@@ -47,6 +56,12 @@ def build_model(
         case SmpModel():
             download = pretrained and cfg.weights == "pretrained"
             segmenter, report = smp_model(cfg, classes, channels, download=download)
+        case TorchvisionModel():
+            return torchvision_model(cfg, classes, channels, pretrained=pretrained)
+        case FcnResnetModel():
+            return fcn_resnet_model(cfg, classes, channels, pretrained=pretrained)
+        case SegFormerModel():
+            return segformer_model(cfg, classes, channels, pretrained=pretrained)
         case UNetModel():
             segmenter = unet_model(cfg, classes, channels)
         case OwnModel():
@@ -58,6 +73,21 @@ def build_model(
     return segmenter, report
 
 
+def has_auxiliary_heads(cfg: ModelConfig) -> bool:
+    """Whether the network answers auxiliary logits; of a user's own network that is not known, and said to be true."""
+    match cfg:
+        case SmpModel() | FcnResnetModel() | SegFormerModel():
+            return False
+        case TorchvisionModel():
+            return cfg.aux
+        case UNetModel():
+            return cfg.deep_supervision
+        case OwnModel():
+            return True
+        case _:
+            assert_never(cfg)
+
+
 def with_normalization(cfg: ModelConfig, normalization: Normalization) -> ModelConfig:
     """The config with a trained network's numbers written out, so that a bundle depends on no library's defaults."""
     return cfg.model_copy(update=dict(normalization))
@@ -67,9 +97,13 @@ def list_models(pattern: str = "") -> list[ModelEntry]:
     """Architectures and encoders whose name or family contains `pattern`, or fits it if it has * or ?; in any case."""
     wanted = pattern.lower()
     fits = wanted if any(sign in wanted for sign in "*?[") else f"*{wanted}*"
-    own = [ModelEntry(kind, "architecture", kind, "") for kind in ("unet", "own")]
+    own = [ModelEntry(kind, "architecture", kind, "") for kind in ("unet", "fcn_resnet", "segformer", "own")]
+    torchvision = [
+        ModelEntry("torchvision", "architecture", arch, arch.partition("_")[0], ("COCO_WITH_VOC_LABELS_V1",))
+        for arch in get_args(TorchvisionArch)
+    ]
     return [
         entry
-        for entry in [*own, *smp_entries()]
+        for entry in [*own, *torchvision, *smp_entries()]
         if fnmatch(entry.name.lower(), fits) or fnmatch(entry.family.lower(), fits)
     ]

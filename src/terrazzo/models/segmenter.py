@@ -1,5 +1,6 @@
 """The one contract of every network: uint8 images [B, C, H, W] in, an `Output` of low-resolution logits out."""
 
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 import torch
@@ -107,6 +108,7 @@ class Segmenter(nn.Module):
 
     `net` answers a tensor [B, K, h, w], a tuple of it and auxiliary logits, or an `Output`. The sides of its input are
     multiples of `stride` and at least `smallest` pixels. `align_corners` says how its logits are to be enlarged.
+    `roles` are those of parts whose names (as "classifier.4") do not tell them, before the ones of `ROLES`.
     """
 
     mean: Tensor
@@ -120,6 +122,7 @@ class Segmenter(nn.Module):
         stride: int,
         smallest: int = 1,
         align_corners: bool = False,
+        roles: Mapping[str, Role] | None = None,
     ):
         super().__init__()
         self.net = net
@@ -127,6 +130,7 @@ class Segmenter(nn.Module):
         self.stride = stride
         self.smallest = smallest
         self.align_corners = align_corners
+        self.roles = {**ROLES, **(roles or {})}
         white = 255 / normalization.max_value
         device = next((tensor.device for tensor in (*net.parameters(), *net.buffers())), torch.get_default_device())
         # Not in the state dict: the bundle's config says it, and a number must stand in one place only.
@@ -147,7 +151,9 @@ class Segmenter(nn.Module):
 
     def role(self, name: str) -> Role:
         """Part of the network that a parameter or buffer ("net.encoder.conv1.weight") belongs to."""
-        return ROLES.get(name.removeprefix("net.").split(".")[0], "decoder")
+        parts = name.removeprefix("net.").split(".")
+        longest_first = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+        return next((self.roles[part] for part in longest_first if part in self.roles), "decoder")
 
     def forward(self, images: Tensor) -> Output:
         """`images` [B, C, H, W], RGB, uint8 or floats in 0..255, to logits over the padded image."""
@@ -169,18 +175,17 @@ class Segmenter(nn.Module):
         return (ordered.to(self.mean.dtype) - self.mean) * self.scale
 
     def _output(self, answer: Any, covers: tuple[int, int]) -> Output:
-        match answer:
-            case Output():
-                return answer if any(answer.covers) else answer._replace(covers=covers)
-            case Tensor():
-                return Output(logits=answer, covers=covers, align_corners=self.align_corners)
-            case (logits, *aux) if all(isinstance(part, Tensor) for part in answer):
-                return Output(logits=logits, aux=tuple(aux), covers=covers, align_corners=self.align_corners)
-            case _:
-                raise InputError(
-                    f"the network {type(self.net).__name__} answers a {type(answer).__name__}; expected logits as a "
-                    "tensor [B, K, h, w], a tuple (logits, auxiliary logits, ...) or terrazzo.output.Output"
-                )
+        # No `match` here: torch.compile of torch 2.11 breaks the graph at class patterns (pytorch issue 171274).
+        if isinstance(answer, Output):
+            return answer if any(answer.covers) else answer._replace(covers=covers)
+        if isinstance(answer, Tensor):
+            return Output(logits=answer, covers=covers, align_corners=self.align_corners)
+        if isinstance(answer, (tuple, list)) and answer and all(isinstance(part, Tensor) for part in answer):
+            return Output(logits=answer[0], aux=tuple(answer[1:]), covers=covers, align_corners=self.align_corners)
+        raise InputError(
+            f"the network {type(self.net).__name__} answers a {type(answer).__name__}; expected logits as a "
+            "tensor [B, K, h, w], a tuple (logits, auxiliary logits, ...) or terrazzo.output.Output"
+        )
 
 
 def probe(segmenter: Segmenter, classes: int) -> Output:

@@ -287,7 +287,7 @@ class ModelEntry(NamedTuple):
     family: str
     """Encoders of one family share their code."""
     weights: tuple[str, ...] = ()
-    """Tags of published weights; one can be chosen by model.encoder=NAME.TAG."""
+    """Tags of published weights; of an encoder's, one can be chosen by model.encoder=NAME.TAG."""
 
 
 def smp_entries() -> list[ModelEntry]:

@@ -1,7 +1,8 @@
-"""A small UNet (Ronneberger et al. 2015) with padded convolutions, for training from nothing.
+"""A UNet (Ronneberger et al. 2015) with padded convolutions, for training from nothing.
 
 Encoder stage i has width * 2^i channels at stride 2^i; every decoder level enlarges by a transposed convolution, which
-is deterministic on every device, and joins the encoder's features of that stride.
+is deterministic on every device, and joins the encoder's features of that stride. The paper's own widths (64 to 512,
+then 1024 at the bottom, no normalisation) are width 64, depth 4, norm none; depth 5 and 6 double them further.
 """
 
 from math import gcd
@@ -15,15 +16,15 @@ from terrazzo.models.segmenter import IMAGENET, ModelInput, Segmenter
 
 
 class UNetModel(ModelInput):
-    """terrazzo's own small UNet."""
+    """terrazzo's own UNet."""
 
     kind: Literal["unet"] = "unet"
     width: PositiveInt = 16
     """Channels of the first stage; each further stage has twice as many."""
     depth: int = Field(default=4, ge=1, le=8)
     """How often the image is halved."""
-    norm: Literal["batch", "group"] = "batch"
-    """Batch normalisation, or group normalisation, which does not depend on the batch."""
+    norm: Literal["batch", "group", "none"] = "batch"
+    """Batch normalisation; group normalisation, which does not depend on the batch; or none."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of channels dropped after each block while training."""
     deep_supervision: bool = False
@@ -94,13 +95,15 @@ class Decoder(nn.Module):
 
 def block(cfg: UNetModel, fan_in: int, width: int) -> nn.Sequential:
     """Twice convolution, normalisation, ReLU; then dropout of whole channels if asked for."""
-
-    def normalize() -> nn.Module:
-        return nn.BatchNorm2d(width) if cfg.norm == "batch" else nn.GroupNorm(gcd(8, width), width)
-
     layers: list[nn.Module] = []
     for channels in (fan_in, width):
-        layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), normalize(), nn.ReLU(inplace=True)]
+        # A normalisation would take the bias away again.
+        layers.append(nn.Conv2d(channels, width, 3, padding=1, bias=cfg.norm == "none"))
+        if cfg.norm == "batch":
+            layers.append(nn.BatchNorm2d(width))
+        if cfg.norm == "group":
+            layers.append(nn.GroupNorm(gcd(8, width), width))
+        layers.append(nn.ReLU(inplace=True))
     if cfg.dropout:
         layers.append(nn.Dropout2d(cfg.dropout))
     return nn.Sequential(*layers)

@@ -54,13 +54,22 @@ class LoadReport:
         return tuple((what, len(names), _first(names)) for what, names in groups)
 
 
-def load_weights(segmenter: Segmenter, path: Path) -> LoadReport:
+def load_weights(segmenter: Segmenter, path: Path, *, encoder_only: bool = False) -> LoadReport:
     """Copy every tensor of a file that fits into the network; fail if the encoder got less than 90 % of its own.
 
     `path` is a .safetensors file, a file of torch.save, or a folder with model.safetensors (a bundle).
+    `encoder_only` leaves decoder and head as they are.
     """
-    found = read_tensors(path)
+    return load_tensors(segmenter, read_tensors(path), source=str(path), encoder_only=encoder_only)
+
+
+def load_tensors(
+    segmenter: Segmenter, found: Mapping[str, Tensor], *, source: str, encoder_only: bool = False
+) -> LoadReport:
+    """As `load_weights`, for tensors that are in memory already; `source` names them in the report."""
     targets = segmenter.state_dict()
+    if encoder_only:
+        targets = {name: tensor for name, tensor in targets.items() if segmenter.role(name) == "encoder"}
     match = _best_match(found, targets)
     first_conv = _first_conv(segmenter)
     values: dict[str, Tensor] = {}
@@ -74,7 +83,7 @@ def load_weights(segmenter: Segmenter, path: Path) -> LoadReport:
             values[name] = tensor
     used = {key for key, name in match.items() if name in values}
     report = LoadReport(
-        source=str(path),
+        source=source,
         loaded=tuple(name for name in targets if name in values and name not in adapted),
         adapted=tuple(name for name in adapted if name in values),
         missing=_missing(segmenter, values.keys()),
@@ -173,7 +182,12 @@ def torchvision_mobilenet_to_timm(name: str) -> str:
     return name
 
 
-RENAMINGS: tuple[Callable[[str], str], ...] = (str, torchvision_mobilenet_to_timm)
+def features_alone(name: str) -> str:
+    """torchvision's classifiers keep their layers under "features."; its segmentation backbones are these layers."""
+    return name.removeprefix("features.")
+
+
+RENAMINGS: tuple[Callable[[str], str], ...] = (str, torchvision_mobilenet_to_timm, features_alone)
 """Tried one after the other on the canonical names of a file; the one with most matches is used."""
 
 
