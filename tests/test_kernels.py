@@ -146,34 +146,31 @@ def test_gradcheck_in_double_precision(covers: tuple[float, float] | None, align
     assert torch.autograd.gradcheck(regions, logits)
 
 
-def test_region_sums_equal_their_definition() -> None:
-    logits, masks = logits_of(2, 4, 3, 5), masks_of(2, 12, 17, classes=4)
-    probabilities = F.interpolate(logits, (12, 17), mode="bilinear").softmax(1)
-    truth = torch.stack([masks == k for k in range(4)], 1)
-    counted = (masks != IGNORE)[:, None]
-    overlap, predicted, shown = kernels.region_sums(logits, masks)
-    torch.testing.assert_close(overlap, (probabilities * truth).sum((2, 3)))
-    torch.testing.assert_close(predicted, (probabilities * counted).sum((2, 3)))
-    torch.testing.assert_close(shown, truth.sum((2, 3)).double())
+NAMES = ["cross entropy", "focal", "lovasz", "lovasz, batch, all", "regions"]
 
 
-def both(logits: Tensor, masks: Tensor, **where: Any) -> dict[str, Tensor]:
+def losses(logits: Tensor, masks: Tensor, **where: Any) -> dict[str, Tensor]:
     overlap, predicted, _ = kernels.region_sums(logits, masks, **where)
-    loss = kernels.cross_entropy_sum(logits, masks, smoothing=0.1, **where)
-    return {"cross entropy": loss, "regions": (overlap * 2 - predicted).sum()}
+    return {
+        "cross entropy": kernels.cross_entropy_sum(logits, masks, smoothing=0.1, **where),
+        "focal": kernels.focal_sum(logits, masks, gamma=1.5, **where),
+        "lovasz": kernels.lovasz_sum(logits, masks, **where),
+        "lovasz, batch, all": kernels.lovasz_sum(logits, masks, over="batch", classes="all", **where),
+        "regions": (overlap * 2 - predicted).sum(),
+    }
 
 
-@pytest.mark.parametrize("name", ["cross entropy", "regions"])
+@pytest.mark.parametrize("name", NAMES)
 def test_all_ignored_is_exactly_zero_with_zero_gradient(name: str) -> None:
     logits = logits_of(2, 3, 4, 4, dtype=torch.float32)
-    loss = both(logits, torch.full((2, 16, 16), IGNORE, dtype=torch.uint8))[name]
+    loss = losses(logits, torch.full((2, 16, 16), IGNORE, dtype=torch.uint8))[name]
     (gradient,) = torch.autograd.grad(loss, logits)
     assert loss == 0
     assert (gradient == 0).all()
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e30])
-@pytest.mark.parametrize("name", ["cross entropy", "regions"])
+@pytest.mark.parametrize("name", NAMES)
 def test_logits_that_only_ignored_pixels_read_reach_nothing(name: str, bad: float) -> None:
     """Rows 0..9 of 16 are ignored; the first counted row reads logit rows 1.. or 2..: row 0 is read by none."""
     masks = masks_of(1, 16, 16, classes=3)
@@ -181,7 +178,7 @@ def test_logits_that_only_ignored_pixels_read_reach_nothing(name: str, bad: floa
     clean, dirty = logits_of(1, 3, 4, 4), logits_of(1, 3, 4, 4)
     with torch.no_grad():
         dirty[:, :, 0] = bad
-    ours, expected = both(dirty, masks)[name], both(clean, masks)[name]
+    ours, expected = losses(dirty, masks)[name], losses(clean, masks)[name]
     (gradient,), (wanted,) = torch.autograd.grad(ours, dirty), torch.autograd.grad(expected, clean)
     assert ours == expected
     assert torch.equal(gradient, wanted)
@@ -189,11 +186,12 @@ def test_logits_that_only_ignored_pixels_read_reach_nothing(name: str, bad: floa
     assert gradient[:, :, 3].abs().max() > 0
 
 
-def test_a_nan_that_a_counted_pixel_reads_is_not_hidden() -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_a_nan_that_a_counted_pixel_reads_is_not_hidden(name: str) -> None:
     logits, masks = logits_of(1, 3, 4, 4), torch.zeros(1, 16, 16, dtype=torch.uint8)
     with torch.no_grad():
         logits[0, 1, 2, 2] = float("nan")
-    assert kernels.cross_entropy_sum(logits, masks).isnan()
+    assert losses(logits, masks)[name].isnan()
 
 
 def test_logits_far_apart_neither_overflow_nor_vanish() -> None:
@@ -212,14 +210,14 @@ def test_full_resolution_logits_are_not_written_over() -> None:
     assert torch.equal(logits, before)
 
 
-@pytest.mark.parametrize("name", ["cross entropy", "regions"])
+@pytest.mark.parametrize("name", NAMES)
 def test_bfloat16_logits_are_worked_on_in_float32(name: str) -> None:
     logits, masks = logits_of(2, 5, 4, 8).detach().bfloat16().requires_grad_(), masks_of(2, 16, 32, classes=5)
     exact = logits.detach().double().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        ours = both(logits, masks)[name]
+        ours = losses(logits, masks)[name]
         ours.backward()
-    expected = both(exact, masks)[name]
+    expected = losses(exact, masks)[name]
     expected.backward()
     assert ours.dtype == torch.float32
     assert logits.grad is not None
@@ -229,7 +227,7 @@ def test_bfloat16_logits_are_worked_on_in_float32(name: str) -> None:
     torch.testing.assert_close(logits.grad.double(), exact.grad, rtol=0.01, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["cross entropy", "regions"])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", ["channels_last", "cut", "transposed"])
 def test_any_memory_layout(kind: str, name: str) -> None:
     plain, masks = logits_of(2, 3, 4, 6), masks_of(2, 16, 24, classes=3)
@@ -244,18 +242,18 @@ def test_any_memory_layout(kind: str, name: str) -> None:
         case _:
             other, cut = plain.detach().mT.contiguous().mT, masks.mT.contiguous().mT
     other.requires_grad_()
-    ours, expected = both(other, cut)[name], both(plain, masks)[name]
+    ours, expected = losses(other, cut)[name], losses(plain, masks)[name]
     assert ours == expected
     assert torch.equal(torch.autograd.grad(ours, other)[0], torch.autograd.grad(expected, plain)[0])
 
 
 @pytest.mark.usefixtures("deterministic")
-@pytest.mark.parametrize("name", ["cross entropy", "regions"])
+@pytest.mark.parametrize("name", NAMES)
 def test_deterministic_mode_is_accepted_and_repeats_bit_by_bit(name: str) -> None:
     masks, answers = masks_of(2, 16, 28, classes=5), []
     for _ in range(2):
         logits = logits_of(2, 5, 4, 7, dtype=torch.float32)
-        loss = both(logits, masks)[name]
+        loss = losses(logits, masks)[name]
         answers.append((loss, torch.autograd.grad(loss, logits)[0]))
     assert all(torch.equal(loss, answers[0][0]) and torch.equal(grad, answers[0][1]) for loss, grad in answers)
 
@@ -317,7 +315,7 @@ def test_no_kernel_waits_for_the_device() -> None:
     mode = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        sum(both(logits, masks).values()).backward()  # type: ignore[union-attr]
+        sum(losses(logits, masks).values()).backward()  # type: ignore[union-attr]
         kernels.confusion(logits, masks)
     finally:
         torch.cuda.set_sync_debug_mode(mode)

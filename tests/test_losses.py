@@ -1,5 +1,6 @@
 """What every loss must do, read off the union, and what each option changes."""
 
+from collections.abc import Iterator
 from typing import Any, get_args
 
 import numpy as np
@@ -14,6 +15,7 @@ from terrazzo.base import IGNORE, Classes, InputError
 from terrazzo.losses import (
     CrossEntropy,
     LossConfig,
+    Ohem,
     Tversky,
     build_loss,
     class_frequencies,
@@ -24,7 +26,16 @@ from terrazzo.losses import (
 from terrazzo.output import Output
 
 CLASSES = Classes.of(["road", "tree", "sky", "car"])
-KINDS: list[type[CrossEntropy | Tversky]] = list(get_args(get_args(LossConfig)[0]))
+KINDS: list[type[LossConfig]] = list(get_args(get_args(LossConfig)[0]))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """For tiny products threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def kind(config: type) -> str:
@@ -41,9 +52,7 @@ def example(seed: int = 0, batch: int = 2) -> tuple[Tensor, Tensor]:
     return logits, masks
 
 
-def loss_of(
-    cfg: CrossEntropy | Tversky, logits: Tensor, masks: Tensor, counted: Tensor | None = None, **options: Any
-) -> Tensor:
+def loss_of(cfg: LossConfig, logits: Tensor, masks: Tensor, counted: Tensor | None = None, **options: Any) -> Tensor:
     loss_fn = build_loss((cfg,), CLASSES, **{"auxiliary": 0.0} | options)
     return loss_fn(Output(logits), masks, count(masks) if counted is None else counted)
 
@@ -104,6 +113,30 @@ def test_the_loss_is_finite_and_every_shown_class_learns(config: type) -> None:
     (gradient,) = torch.autograd.grad(loss, logits)
     assert loss.isfinite()
     assert (gradient.abs().sum((0, 2, 3)) > 0).all()
+
+
+@each_loss
+def test_the_gradient_is_that_of_the_loss(config: type) -> None:
+    logits = torch.randn(2, 4, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3)).requires_grad_()
+    masks = example()[1][:, ::3, ::4].contiguous()
+    masks[0, :3] = IGNORE
+    cfg = Ohem(threshold=0.3, min_kept=5) if config is Ohem else config()  # so that it leaves some out
+    assert torch.autograd.gradcheck(lambda z: loss_of(cfg, z, masks), logits)
+
+
+@each_loss
+def test_deterministic_mode_is_accepted_and_repeats_bit_by_bit(config: type) -> None:
+    torch.set_num_threads(2)
+    torch.use_deterministic_algorithms(True)
+    try:
+        answers = []
+        for _ in range(3):
+            logits, masks = example(batch=4)
+            loss = loss_of(config(), logits, masks)
+            answers.append((loss, torch.autograd.grad(loss, logits)[0]))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(a, b) for other in answers[1:] for a, b in zip(other, answers[0], strict=True))
 
 
 @each_loss

@@ -1,33 +1,33 @@
-"""Learning rates to the step, parameter groups to the tensor, and every option changing something."""
+"""Parameter groups to the tensor, optimizers, and every option changing something."""
 
-import math
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
-from terrazzo.base import InputError, Steps
+from terrazzo.base import InputError
 from terrazzo.optim import (
+    Adam,
     AdamW,
-    Constant,
-    Cosine,
     GroupRow,
+    OneCycle,
     OptimConfig,
     Poly,
+    RmsProp,
     Role,
-    ScheduleConfig,
+    Schedule,
     Sgd,
     build_optimizer,
+    check_momentum,
     group_table,
-    lr_factor,
     param_groups,
-    set_lr,
+    set_rates,
 )
 
 optim: TypeAdapter[Any] = TypeAdapter(OptimConfig)
-schedule: TypeAdapter[Any] = TypeAdapter(ScheduleConfig)
+KINDS = [member.model_fields["kind"].default for member in get_args(get_args(OptimConfig)[0])]
 
 
 class Net(nn.Module):
@@ -61,73 +61,6 @@ def trained(steps: int = 4, **options: Any) -> list[torch.Tensor]:
 
 def differ(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
     return any(not torch.equal(x, y) for x, y in zip(a, b, strict=True))
-
-
-def trace(cfg: Constant | Cosine | Poly, total: int, warmup: int) -> list[float]:
-    return [lr_factor(step, total, cfg, warmup) for step in range(total)]
-
-
-WARM = Steps(steps=4)
-
-
-def test_constant_after_warmup_to_the_step() -> None:
-    cfg = Constant(warmup=WARM, warmup_factor=0.2)
-    assert trace(cfg, 8, 4) == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1])
-
-
-def test_cosine_after_warmup_to_the_step() -> None:
-    cfg = Cosine(warmup=WARM)
-    half = math.sqrt(0.5)
-    after = [1, (1 + half) / 2, 0.5, (1 - half) / 2]
-    assert trace(cfg, 8, 4) == pytest.approx([0.1, 0.325, 0.55, 0.775, *after])
-    assert trace(Cosine(end_factor=0.5), 4, 0) == pytest.approx([0.5 + x / 2 for x in after])
-
-
-def test_poly_after_warmup_to_the_step() -> None:
-    assert trace(Poly(power=1), 4, 0) == pytest.approx([1, 0.75, 0.5, 0.25])
-    assert trace(Poly(power=2, warmup=WARM, warmup_factor=0), 8, 4) == pytest.approx(
-        [0, 0.25, 0.5, 0.75, 1, 0.5625, 0.25, 0.0625]
-    )
-    assert trace(Poly(power=1, end_factor=0.2), 4, 0) == pytest.approx([1, 0.8, 0.6, 0.4])
-    assert trace(Poly(), 10, 0) == pytest.approx([(1 - step / 10) ** 0.9 for step in range(10)])
-
-
-@pytest.mark.parametrize("cfg", [Constant(), Cosine(), Poly()], ids=["constant", "cosine", "poly"])
-def test_cosine_and_poly_agree_with_torchs_schedulers(cfg: Constant | Cosine | Poly) -> None:
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    peer: torch.optim.lr_scheduler.LRScheduler
-    match cfg:
-        case Constant():
-            peer = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
-        case Cosine():
-            peer = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20)
-        case Poly():
-            peer = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=20, power=0.9)
-    for step in range(20):
-        assert lr_factor(step, 20, cfg, 0) == pytest.approx(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        peer.step()
-
-
-def test_the_factor_is_a_function_of_the_step_alone() -> None:
-    """Nothing is stepped, so nothing can be stepped twice: any order, any number of calls."""
-    cfg = Poly(warmup=WARM)
-    forward = trace(cfg, 12, 4)
-    assert [lr_factor(step, 12, cfg, 4) for step in reversed(range(12))] == forward[::-1]
-
-
-def test_all_warmup_and_no_steps_left_is_finite() -> None:
-    assert trace(Cosine(warmup=WARM), 4, 4) == pytest.approx([0.1, 0.325, 0.55, 0.775])
-    assert lr_factor(9, 8, Cosine(), 0) == 0.0
-    assert lr_factor(9, 8, Poly(), 0) == 0.0
-
-
-def test_schedules_load_by_kind_with_a_unit_on_the_warmup() -> None:
-    assert schedule.validate_python({"kind": "poly", "warmup": {"steps": 4}}) == Poly(warmup=WARM)
-    with pytest.raises(ValidationError):
-        schedule.validate_python({"kind": "poly", "warmup": 4})  # of what?
-    with pytest.raises(ValidationError, match="changes nothing without a warm-up"):
-        schedule.validate_python({"kind": "poly", "warmup_factor": 0.5})
 
 
 def test_group_table() -> None:
@@ -176,10 +109,10 @@ def test_a_factor_for_a_role_the_model_lacks_is_an_error() -> None:
         param_groups(nn.Linear(2, 2), lambda _: "head", AdamW(lr_factors={"encoder": 0.1}))
 
 
-def test_set_lr_keeps_the_ratio_of_the_groups() -> None:
+def test_set_rates_keeps_the_ratio_of_the_groups() -> None:
     optimizer = build_optimizer(Net(), role, AdamW(lr=1e-2, lr_factors={"encoder": 0.1}))
-    for factor in (0.5, 0.25, 1.0):
-        set_lr(optimizer, factor)
+    for step, factor in ((2, 0.5), (3, 0.25), (0, 1.0)):
+        set_rates(optimizer, Schedule(Poly(power=1), total=4, samples=8, batch=2), step)
         lrs = {group["name"]: group["lr"] for group in optimizer.param_groups}
         assert lrs["encoder"] == pytest.approx(1e-3 * factor)
         assert lrs["head/no_decay"] == pytest.approx(1e-2 * factor)
@@ -192,7 +125,7 @@ def test_adamw_is_the_default_kind() -> None:
     assert optim.validate_python(Sgd(momentum=0.5)) == Sgd(momentum=0.5)
     with pytest.raises(ValidationError, match="lrr"):
         optim.validate_python({"lrr": 0.1})
-    with pytest.raises(ValidationError, match="'adamw', 'sgd'"):
+    with pytest.raises(ValidationError, match="'adamw', 'adam', 'sgd', 'rmsprop'"):
         optim.validate_python({"kind": "lion"})
 
 
@@ -200,7 +133,7 @@ def test_numbers_that_yaml_reads_as_strings_are_numbers() -> None:
     assert optim.validate_python({"lr": "1e-4"}).lr == 1e-4
 
 
-@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_dumped_config_loads_to_the_same(kind: str) -> None:
     cfg = optim.validate_python({"kind": kind, "lr_factors": {"head": 10}})
     assert optim.validate_python(cfg.model_dump()) == cfg
@@ -216,6 +149,21 @@ def test_a_dumped_config_loads_to_the_same(kind: str) -> None:
         ("adamw", {"amsgrad": True}),
         ("adamw", {"lr_factors": {"head": 10}}),
         ("adamw", {"decay_norms": True}),
+        ("adam", {"lr": 0.01}),
+        ("adam", {"weight_decay": 0.9}),
+        ("adam", {"betas": (0.5, 0.9)}),
+        ("adam", {"eps": 0.1}),
+        ("adam", {"amsgrad": True}),
+        ("adam", {"lr_factors": {"head": 10}}),
+        ("adam", {"weight_decay": 0.9, "decay_norms": True}),
+        ("rmsprop", {"lr": 0.01}),
+        ("rmsprop", {"weight_decay": 0.9}),
+        ("rmsprop", {"alpha": 0.5}),
+        ("rmsprop", {"eps": 0.1}),
+        ("rmsprop", {"momentum": 0.9}),
+        ("rmsprop", {"centered": True}),
+        ("rmsprop", {"lr_factors": {"decoder": 10}}),
+        ("rmsprop", {"weight_decay": 0.9, "decay_norms": True}),
         ("sgd", {"lr": 0.1}),
         ("sgd", {"weight_decay": 0.1}),
         ("sgd", {"momentum": 0.5}),
@@ -226,19 +174,26 @@ def test_a_dumped_config_loads_to_the_same(kind: str) -> None:
     ids=lambda value: value if isinstance(value, str) else next(iter(value)),
 )
 def test_every_option_changes_what_is_learned(kind: str, option: dict[str, Any]) -> None:
-    assert differ(trained(kind=kind), trained(kind=kind, **option))
+    given = option.copy()
+    if option.keys() == {"weight_decay", "decay_norms"}:  # without decay there is nothing to extend
+        given.pop("decay_norms")
+    else:
+        given.clear()
+    assert differ(trained(kind=kind, **given), trained(kind=kind, **option))
     assert not differ(trained(kind=kind), trained(kind=kind))
 
 
+@pytest.mark.parametrize("kind", [Adam, AdamW])
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("amsgrad", [False, True])
-def test_fused_and_amsgrad_reach_the_optimizer(amsgrad: bool, fused: bool) -> None:
-    optimizer = build_optimizer(Net(), role, AdamW(fused=fused, amsgrad=amsgrad))
+def test_fused_and_amsgrad_reach_the_optimizer(kind: type[Adam | AdamW], amsgrad: bool, fused: bool) -> None:
+    optimizer = build_optimizer(Net(), role, kind(fused=fused, amsgrad=amsgrad))
     assert {(group["fused"], group["amsgrad"]) for group in optimizer.param_groups} == {(fused, amsgrad)}
 
 
-def test_fused_learns_the_same_to_rounding() -> None:
-    for a, b in zip(trained(fused=True), trained(fused=False), strict=True):
+@pytest.mark.parametrize("kind", ["adam", "adamw"])
+def test_fused_learns_the_same_to_rounding(kind: str) -> None:
+    for a, b in zip(trained(kind=kind, fused=True), trained(kind=kind, fused=False), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
@@ -250,3 +205,82 @@ def test_a_zero_factor_leaves_the_encoder_as_it_was() -> None:
 def test_nesterov_needs_momentum() -> None:
     with pytest.raises(ValidationError, match="nesterov=true and momentum=0"):
         Sgd(nesterov=True, momentum=0.0)
+
+
+def peer(make: Any, cfg: Any, steps: int = 4) -> list[torch.Tensor]:
+    """`trained` with torch's own optimizer over all parameters, decay added to the gradients by hand."""
+    net, decay = Net(), cfg.weight_decay
+    optimizer = make(net.parameters(), lr=cfg.lr)
+    images = torch.randn(8, 3, generator=torch.Generator().manual_seed(1))
+    for step in range(steps):
+        optimizer.zero_grad()
+        (net(images).square().mean() * (10.0 if step == 0 else 0.1)).backward()
+        for parameter in net.parameters():
+            assert parameter.grad is not None
+            parameter.grad += decay * parameter.detach()
+        optimizer.step()
+    return [parameter.detach().clone() for parameter in net.parameters()]
+
+
+@pytest.mark.parametrize(
+    ("cfg", "make"),
+    [
+        (Adam(weight_decay=0.3, decay_norms=True, fused=False), torch.optim.Adam),
+        (RmsProp(weight_decay=0.3, decay_norms=True), torch.optim.RMSprop),
+        (Sgd(weight_decay=0.3, decay_norms=True, momentum=0.0), torch.optim.SGD),
+    ],
+    ids=["adam", "rmsprop", "sgd"],
+)
+def test_decay_is_a_part_of_the_gradient(cfg: Any, make: Any) -> None:
+    for ours, wanted in zip(trained(**cfg.model_dump()), peer(make, cfg), strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-6)  # 4 steps of float32 in another order
+
+
+def test_decay_of_adamw_is_not() -> None:
+    cfg = AdamW(weight_decay=0.3, decay_norms=True, fused=False)
+    assert differ(trained(**cfg.model_dump()), trained(**cfg.model_dump() | {"kind": "adam"}))
+
+
+@pytest.mark.parametrize("betas", [(0.9, 1.0), (-0.1, 0.9), (0.9,)])
+@pytest.mark.parametrize("kind", ["adam", "adamw"])
+def test_betas_out_of_range_are_a_sentence_not_a_crash(kind: str, betas: tuple[float, ...]) -> None:
+    with pytest.raises(ValidationError, match="betas"):
+        optim.validate_python({"kind": kind, "betas": betas})
+
+
+CYCLE = OneCycle(momenta=(0.95, 0.85, 0.95))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_momenta_reach_every_group(kind: str) -> None:
+    """beta1 of Adam and AdamW, momentum of the others; beta2 stays."""
+    optimizer = build_optimizer(Net(), role, optim.validate_python({"kind": kind}))
+    schedule = Schedule(CYCLE, total=8, samples=8, batch=1)
+    for step in (0, 2, 5):
+        set_rates(optimizer, schedule, step)
+        for group in optimizer.param_groups:
+            found = group["betas"][0] if "betas" in group else group["momentum"]
+            assert found == schedule.momentum(step)
+            assert group.get("betas", (0, 0.999))[1] == 0.999
+    assert schedule.momentum(2) == pytest.approx(0.85)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_momenta_the_optimizers_own_stays(kind: str) -> None:
+    optimizer = build_optimizer(Net(), role, optim.validate_python({"kind": kind}))
+    before = [(group.get("betas"), group.get("momentum")) for group in optimizer.param_groups]
+    set_rates(optimizer, Schedule(OneCycle(), total=8, samples=8, batch=1), 3)
+    assert [(group.get("betas"), group.get("momentum")) for group in optimizer.param_groups] == before
+
+
+@pytest.mark.parametrize("cfg", [Adam(betas=(0.8, 0.999)), AdamW(betas=(0.8, 0.9)), Sgd(momentum=0.8)])
+def test_a_momentum_that_would_change_nothing_is_an_error(cfg: Any) -> None:
+    with pytest.raises(InputError, match=r"optim\.\w+ asks for a momentum of 0\.8.*leave one of them out"):
+        check_momentum(cfg, CYCLE)
+    check_momentum(cfg, OneCycle())
+    check_momentum(type(cfg)(), CYCLE)
+    check_momentum(cfg, Poly())
+
+
+def test_beta2_may_be_set_beside_momenta() -> None:
+    check_momentum(Adam(betas=(0.9, 0.99)), CYCLE)

@@ -9,16 +9,30 @@ whatever the logits are (float64 for float64).
 import torch
 from torch import Tensor
 
+from terrazzo.kernels.borders import border_distance
 from terrazzo.kernels.counts import confusion_matrix, count_pairs
-from terrazzo.kernels.tiled import argmax, cross_entropy_sum, region_sums, upsample, upsample_band
+from terrazzo.kernels.lovasz import lovasz_sum
+from terrazzo.kernels.tiled import (
+    argmax,
+    cross_entropy_sum,
+    focal_sum,
+    region_sums,
+    true_probability,
+    upsample,
+    upsample_band,
+)
 
 __all__ = [
     "argmax",
+    "border_distance",
     "confusion",
     "confusion_matrix",
     "count_pairs",
     "cross_entropy_sum",
+    "focal_sum",
+    "lovasz_sum",
     "region_sums",
+    "true_probability",
     "upsample",
     "upsample_band",
 ]

@@ -92,6 +92,10 @@ class Tile:
             values = (self.rows.weights.T @ values.flatten(1)).view(-1, *values.shape[1:])
         return values if self.columns.weights is None else values @ self.columns.weights
 
+    def put(self, plane: Tensor, values: Tensor) -> None:
+        """Write a tile of one value a pixel, [rows, images, 1, columns], into a plane [B, H, W]."""
+        plane[self.images, self.rows.target, self.columns.target] = values.squeeze(2).transpose(0, 1)
+
     def add_gradient(self, gradient: Tensor, values: Tensor) -> None:
         """Add a tile's gradient to that of the logits, [B, K, h, w], in place."""
         window = gradient[self.images, :, self.rows.source, self.columns.source]

@@ -3,6 +3,7 @@
 Nothing here waits for the device, and every sum is taken in a fixed order.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -64,6 +65,7 @@ def cross_entropy_sum(
     masks: Tensor,
     *,
     weights: Tensor | None = None,
+    pixel_weights: Tensor | None = None,
     smoothing: float = 0.0,
     covers: tuple[float, float] | None = None,
     align_corners: bool = False,
@@ -76,27 +78,60 @@ def cross_entropy_sum(
 
     Args:
         weights: [K] weight of each class, as in F.cross_entropy; None weighs all alike.
+        pixel_weights: [B, H, W] factor of each pixel's loss; None is 1.
         smoothing: share of the target that is spread over all classes, as in F.cross_entropy.
     """
+    weights = None if weights is None else weights.to(working_dtype(logits))
+
+    def in_place(tile: Tile, values: Tensor, target: Tensor, counted: Tensor) -> Tensor:
+        share = counted.to(values.dtype)
+        if pixel_weights is not None:
+            share = (tile.of_masks(pixel_weights) * share).to(values.dtype)
+        return _cross_entropy_in_place(values, target, share, weights, smoothing)
+
+    return _pixel_sum(logits, masks, in_place, covers, align_corners)
+
+
+def focal_sum(
+    logits: Tensor,
+    masks: Tensor,
+    *,
+    gamma: float,
+    weights: Tensor | None = None,
+    covers: tuple[float, float] | None = None,
+    align_corners: bool = False,
+) -> Tensor:
+    """Cross entropy of every pixel times (1 - p) ** gamma, with p the softmax probability of the pixel's own class.
+
+    Everything else is as in `cross_entropy_sum`, which it equals at gamma 0.
+    """
+    weights = None if weights is None else weights.to(working_dtype(logits))
+
+    def in_place(tile: Tile, values: Tensor, target: Tensor, counted: Tensor) -> Tensor:
+        return _focal_in_place(values, target, counted.to(values.dtype), weights, gamma)
+
+    return _pixel_sum(logits, masks, in_place, covers, align_corners)
+
+
+TileLoss = Callable[[Tile, Tensor, Tensor, Tensor], Tensor]
+"""(tile, its logits [rows, images, K, columns], target, counted) -> the tile's loss; the logits are written over by the
+gradient of the loss with respect to them."""
+
+
+def _pixel_sum(
+    logits: Tensor, masks: Tensor, in_place: TileLoss, covers: tuple[float, float] | None, align_corners: bool
+) -> Tensor:
     placement = Placement.of((masks.shape[1], masks.shape[2]), covers, align_corners)
-    if weights is not None:
-        weights = weights.to(working_dtype(logits))
     wants_gradient = torch.is_grad_enabled() and logits.requires_grad
     with no_autocast(logits):
-        loss: Tensor = _CrossEntropy.apply(logits, masks, weights, smoothing, placement, wants_gradient)
+        loss: Tensor = _PixelSum.apply(logits, masks, in_place, placement, wants_gradient)
     return loss
 
 
-class _CrossEntropy(torch.autograd.Function):
+class _PixelSum(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        logits: Tensor,
-        masks: Tensor,
-        weights: Tensor | None,
-        smoothing: float,
-        placement: Placement,
-        wants_gradient: bool,
+        ctx: Any, logits: Tensor, masks: Tensor, in_place: TileLoss, placement: Placement, wants_gradient: bool
     ) -> Tensor:
         dtype = working_dtype(logits)
         loss = torch.zeros((), dtype=dtype, device=logits.device)
@@ -105,7 +140,7 @@ class _CrossEntropy(torch.autograd.Function):
             target = tile.of_masks(masks)
             counted = target != IGNORE
             values = tile.of_logits(logits, counted)
-            loss += _cross_entropy_in_place(values, target, counted, weights, smoothing)
+            loss += in_place(tile, values, target, counted)
             if wants_gradient:
                 tile.add_gradient(gradient, values)
         ctx.save_for_backward(gradient.to(logits.dtype))
@@ -115,22 +150,27 @@ class _CrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * scale.to(gradient.dtype), None, None, None, None, None
+        return gradient * scale.to(gradient.dtype), None, None, None, None
+
+
+def _index(target: Tensor) -> Tensor:
+    """int64 class ids with a stand-in where there is none."""
+    return target.masked_fill(target == IGNORE, 0).long()
 
 
 def _cross_entropy_in_place(
-    values: Tensor, target: Tensor, counted: Tensor, weights: Tensor | None, smoothing: float
+    values: Tensor, target: Tensor, share: Tensor, weights: Tensor | None, smoothing: float
 ) -> Tensor:
-    """Loss of a tile of logits [rows, images, K, columns], which become the loss's gradient with respect to them."""
-    index = target.masked_fill(~counted, 0).long()
-    hard = counted.to(values.dtype) if weights is None else weights.take(index).masked_fill_(~counted, 0)
+    """Loss of a tile; `share` [rows, images, 1, columns] is each pixel's factor, 0 where it is not counted."""
+    index = _index(target)
+    hard = share if weights is None else weights.take(index) * share
     mass = hard = hard * (1 - smoothing)
 
     values -= values.amax(2, keepdim=True)
     loss = -hard * values.gather(2, index)
     if smoothing:  # a part of the target is spread over all classes
         spread = values.new_ones(values.shape[2], 1) if weights is None else weights[:, None]
-        soft = counted * spread.mul(smoothing / values.shape[2])
+        soft = share * spread.mul(smoothing / values.shape[2])
         loss -= (values * soft).sum(2, keepdim=True)
         mass = hard + soft.sum(2, keepdim=True)
     total = values.exp_().sum(2, keepdim=True)
@@ -141,6 +181,41 @@ def _cross_entropy_in_place(
     if smoothing:
         values -= soft
     return loss.sum()
+
+
+def _focal_in_place(values: Tensor, target: Tensor, share: Tensor, weights: Tensor | None, gamma: float) -> Tensor:
+    """With u = 1 - p the loss is -u ** gamma * log p, its derivative by log p is gamma * p * u ** (gamma - 1) * log p -
+    u ** gamma, and that of log p by the logits is one-hot minus softmax."""
+    index = _index(target)
+    hard = share if weights is None else weights.take(index) * share
+
+    values -= values.amax(2, keepdim=True)
+    own = values.gather(2, index)
+    total = values.exp_().sum(2, keepdim=True)
+    log_p = own - total.log()
+    # a pixel that is sure to the last bit has u = 0, which no power below 0 may meet
+    u = (-torch.expm1(log_p)).clamp(min=torch.finfo(values.dtype).tiny)
+    fade = u.pow(gamma)
+    slope = hard * (fade - gamma * log_p.exp() * u.pow(gamma - 1) * log_p)
+
+    values *= slope / total
+    values.scatter_add_(2, index, -slope)
+    return -(hard * fade * log_p).sum()
+
+
+def true_probability(
+    logits: Tensor, masks: Tensor, *, covers: tuple[float, float] | None = None, align_corners: bool = False
+) -> Tensor:
+    """Softmax probability of every pixel's own class, [B, H, W], without gradient; means nothing at ignored pixels."""
+    placement = Placement.of((masks.shape[1], masks.shape[2]), covers, align_corners)
+    found = torch.empty(masks.shape, dtype=working_dtype(logits), device=logits.device)
+    with torch.no_grad(), no_autocast(logits):
+        for tile in tiles(logits, placement):
+            target = tile.of_masks(masks)
+            values = tile.of_logits(logits, target != IGNORE)
+            own = values.gather(2, _index(target)) - values.logsumexp(2, keepdim=True)
+            tile.put(found, own.exp_())
+    return found
 
 
 def region_sums(

@@ -1,0 +1,222 @@
+"""Optimizers and schedules. Learning rate and momentum are functions of the step, not objects with state.
+
+A new optimizer or schedule: one class in a file here, one member, one case.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, assert_never
+
+import torch
+from pydantic import BeforeValidator, Field
+from torch import nn
+
+from terrazzo.base import Epochs, InputError, to_steps
+from terrazzo.optim.groups import GroupRow, group_table, param_groups
+from terrazzo.optim.optimizers import Adam, AdamW, RmsProp, Role, Sgd
+from terrazzo.optim.schedules import (
+    AtEpochs,
+    AtSteps,
+    Constant,
+    Cosine,
+    Exponential,
+    FlatCos,
+    Linear,
+    MultiStep,
+    OneCycle,
+    PerEpoch,
+    PerStep,
+    Poly,
+    cosine,
+    falling,
+    two_cosines,
+)
+
+__all__ = [
+    "Adam",
+    "AdamW",
+    "AtEpochs",
+    "AtSteps",
+    "Constant",
+    "Cosine",
+    "Exponential",
+    "FlatCos",
+    "GroupRow",
+    "Linear",
+    "MultiStep",
+    "OneCycle",
+    "OptimConfig",
+    "PerEpoch",
+    "PerStep",
+    "Poly",
+    "RmsProp",
+    "Role",
+    "Schedule",
+    "ScheduleConfig",
+    "Sgd",
+    "build_optimizer",
+    "check_momentum",
+    "group_table",
+    "param_groups",
+    "set_rates",
+]
+
+
+def _adamw_when_left_out(value: object) -> object:
+    return {"kind": "adamw", **value} if isinstance(value, dict) else value
+
+
+OptimConfig = Annotated[
+    AdamW | Adam | Sgd | RmsProp, Field(discriminator="kind"), BeforeValidator(_adamw_when_left_out)
+]
+ScheduleConfig = Annotated[
+    Constant | Linear | Cosine | Poly | Exponential | MultiStep | OneCycle | FlatCos, Field(discriminator="kind")
+]
+
+
+def build_optimizer(model: nn.Module, role: Callable[[str], Role], cfg: OptimConfig) -> torch.optim.Optimizer:
+    """The optimizer of all parameters that require a gradient *now*: freeze and adapt before, replace nothing after."""
+    groups = param_groups(model, role, cfg)
+    match cfg:
+        case AdamW():
+            return torch.optim.AdamW(
+                groups, lr=cfg.lr, betas=cfg.betas, eps=cfg.eps, amsgrad=cfg.amsgrad, fused=cfg.fused
+            )
+        case Adam():
+            return torch.optim.Adam(
+                groups, lr=cfg.lr, betas=cfg.betas, eps=cfg.eps, amsgrad=cfg.amsgrad, fused=cfg.fused
+            )
+        case Sgd():
+            return torch.optim.SGD(groups, lr=cfg.lr, momentum=cfg.momentum, nesterov=cfg.nesterov)
+        case RmsProp():
+            return torch.optim.RMSprop(
+                groups, lr=cfg.lr, alpha=cfg.alpha, eps=cfg.eps, momentum=cfg.momentum, centered=cfg.centered
+            )
+        case _:
+            assert_never(cfg)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A schedule with the lengths of its run: learning rate and momentum are pure functions of the step, 0..total-1."""
+
+    cfg: ScheduleConfig
+    total: int
+    """Optimizer steps of the run."""
+    samples: int
+    """Samples of an epoch."""
+    batch: int
+    """Samples of an optimizer step."""
+
+    @property
+    def warmup(self) -> int:
+        """Steps of the warm-up; a curve that rises by itself has none."""
+        if isinstance(self.cfg, OneCycle | FlatCos) or self.cfg.warmup is None:
+            return 0
+        return to_steps(self.cfg.warmup, self.samples, self.batch)
+
+    @property
+    def milestones(self) -> tuple[int, ...]:
+        """The first step of each lower rate of a multi-step schedule; empty for the others."""
+        match self.cfg:
+            case MultiStep(milestones=AtSteps(steps=steps)):
+                return steps
+            case MultiStep(milestones=AtEpochs(epochs=epochs)):
+                return tuple(to_steps(Epochs(epochs=epoch), self.samples, self.batch) for epoch in epochs)
+            case _:
+                return ()
+
+    def lr_factor(self, step: int) -> float:
+        """Factor of every learning rate: of the warm-up, from `warmup_factor` at step 0 in equal parts to 1 at step
+        `warmup`, times that of the curve."""
+        curve = self._curve(step)
+        if isinstance(self.cfg, OneCycle | FlatCos) or step >= self.warmup:
+            return curve
+        return (self.cfg.warmup_factor + (1 - self.cfg.warmup_factor) * step / self.warmup) * curve
+
+    def momentum(self, step: int) -> float | None:
+        """Momentum of every group; None leaves the optimizer's own."""
+        if isinstance(self.cfg, OneCycle | FlatCos) and self.cfg.momenta is not None:
+            return two_cosines(self._progress(step), self.cfg.pct_start, *self.cfg.momenta)
+        return None
+
+    def remarks(self) -> list[str]:
+        """What of the schedule this run is too short to reach, in sentences."""
+        found = []
+        if self.warmup >= self.total:
+            found.append(f"the run ends at step {self.total}, inside its warm-up of {self.warmup} steps")
+        if late := [milestone for milestone in self.milestones if milestone >= self.total]:
+            found.append(f"the run ends at step {self.total}, before the milestones at {', '.join(map(str, late))}")
+        return found
+
+    def _progress(self, step: int) -> float:
+        """0 at the end of the warm-up; would be 1 at step `total`, one after the last."""
+        return min(1.0, max(0, step - self.warmup) / max(1, self.total - self.warmup))
+
+    def _curve(self, step: int) -> float:
+        progress = self._progress(step)
+        match self.cfg:
+            case Constant():
+                return 1.0
+            case Linear(end_factor=end):
+                return falling(1 - progress, end)
+            case Cosine(end_factor=end):
+                return falling(cosine(progress), end)
+            case Poly(power=power, end_factor=end):
+                return falling(math.pow(1 - progress, power), end)
+            case Exponential(gamma=gamma):
+                return self._exponential(gamma, max(step, self.warmup))
+            case MultiStep(gamma=factor):
+                return math.pow(factor, sum(step >= milestone for milestone in self.milestones))
+            case OneCycle(pct_start=turn, div=div, final_div=final_div):
+                return two_cosines(progress, turn, 1 / div, 1.0, 1 / final_div)
+            case FlatCos(pct_start=turn, final_div=final_div):
+                return two_cosines(progress, turn, 1.0, 1.0, 1 / final_div)
+            case _:
+                assert_never(self.cfg)
+
+    def _exponential(self, gamma: PerEpoch | PerStep, step: int) -> float:
+        match gamma:
+            case PerStep(per_step=factor):
+                return math.pow(factor, step - self.warmup)
+            case PerEpoch(per_epoch=factor):
+                return math.pow(factor, self._epoch(step) - self._epoch(self.warmup))
+
+    def _epoch(self, step: int) -> int:
+        """The epoch, from 0, that the first sample of a step is in."""
+        return step * self.batch // self.samples
+
+
+def set_rates(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> None:
+    """Set every group's learning rate to its own base times the schedule's factor, and its momentum if that is
+    scheduled: beta1 for Adam and AdamW."""
+    factor, momentum = schedule.lr_factor(step), schedule.momentum(step)
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+        if momentum is not None and "betas" in group:
+            group["betas"] = (momentum, group["betas"][1])
+        elif momentum is not None:
+            group["momentum"] = momentum
+
+
+def check_momentum(optim: OptimConfig, schedule: ScheduleConfig) -> None:
+    """Scheduled momenta and a momentum of the optimizer's own cannot both be meant.
+
+    Raises:
+        InputError: the optimizer's momentum is set, and would never be used.
+    """
+    if not isinstance(schedule, OneCycle | FlatCos) or schedule.momenta is None:
+        return
+    match optim:
+        case Adam() | AdamW():
+            key, given, default = "betas", optim.betas[0], type(optim)().betas[0]
+        case Sgd() | RmsProp():
+            key, given, default = "momentum", optim.momentum, type(optim)().momentum
+        case _:
+            assert_never(optim)
+    if given != default:
+        raise InputError(
+            f"optim.{key} asks for a momentum of {given:g}, but schedule.momenta {list(schedule.momenta)} sets it "
+            "anew in every step; leave one of them out"
+        )
