@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from terrazzo.base import IGNORE, Classes, InputError
 from terrazzo.kernels import counts
 from terrazzo.metrics import Scores, confusion_matrix
+from terrazzo.metrics.scores import mean
 
 CLASSES = Classes.of(["road", "tree", "sky"])
 label_maps = st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(
@@ -182,3 +183,51 @@ def test_only_a_square_matrix_of_whole_numbers_is_scored() -> None:
         Scores.of(torch.zeros(3, 3))
     with pytest.raises(ValueError, match=r"\(2, 3\)"):
         Scores(np.zeros((2, 3), np.int64))
+
+
+@settings(max_examples=100, deadline=None)
+@given(label_maps)
+def test_frequency_weighted_iou_is_weighted_by_the_truth(maps: tuple[NDArray[np.uint8], NDArray[np.uint8]]) -> None:
+    prediction, target = maps
+    scores = Scores.of(confusion_matrix(prediction, target, 3))
+    counted = (target != IGNORE).sum()
+    expected = sum(
+        (target == k).sum()
+        / counted
+        * ((target == k) & (prediction == k)).sum()
+        / ((target == k) | ((prediction == k) & (target != IGNORE))).sum()
+        for k in range(3)
+        if counted and (target == k).any()
+    )
+    assert np.isnan(scores.fwiou) if not counted else scores.fwiou == pytest.approx(expected, abs=1e-14)
+
+
+def test_a_missed_pixel_counts_as_truth_and_as_no_prediction() -> None:
+    scores = Scores(np.array([[6, 2], [1, 3]], np.int64), missed=np.array([0, 4], np.int64))
+    assert scores.iou.tolist() == [6 / 9, 3 / 10]
+    assert scores.recall.tolist() == [6 / 8, 3 / 8]
+    assert scores.precision.tolist() == [6 / 7, 3 / 5]
+    assert scores.accuracy == 9 / 16
+    assert scores.as_dict(Classes.of(["a", "b"]))["predicted_void"] == 4
+    with pytest.raises(ValueError, match="missed"):
+        Scores(np.zeros((2, 2), np.int64), missed=np.zeros(3, np.int64))
+
+
+@settings(max_examples=100, deadline=None)
+@given(label_maps)
+def test_merged_scores_equal_those_of_merged_maps(maps: tuple[NDArray[np.uint8], NDArray[np.uint8]]) -> None:
+    prediction, target = maps
+    groups = np.array([1, 0, 1], np.uint8)
+    merged_target = np.where(target == IGNORE, target, groups[target % 3])
+    ours = Scores.of(confusion_matrix(prediction, target, 3)).merged([1, 0, 1])
+    assert (ours.confusion == confusion_matrix(groups[prediction], merged_target, 2)).all()
+
+
+def test_means_are_added_one_after_the_other() -> None:
+    """Other orders end in another last digit, and published scores are compared to the last one."""
+    values = np.random.default_rng(0).random(19)
+    total = 0.0
+    for value in values.tolist():
+        total += value
+    assert mean(values) == total / 19
+    assert mean(np.append(values, np.nan)) == total / 19

@@ -1,7 +1,8 @@
 """One confusion matrix over the whole data set; every score is a function of it, in float64."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,8 @@ class Scores:
     confusion: NDArray[np.int64]
     """[K, K], rows = truth."""
     absent: Absent = "exclude"
+    missed: NDArray[np.int64] | None = None
+    """Pixels of each class that were predicted as no class at all, [K]; None: that cannot happen here."""
 
     @classmethod
     def of(cls, matrix: NDArray[np.int64] | Tensor, absent: Absent = "exclude") -> "Scores":
@@ -49,6 +52,8 @@ class Scores:
     def __post_init__(self) -> None:
         if self.confusion.dtype != np.int64 or self.confusion.ndim != 2 or len(set(self.confusion.shape)) != 1:
             raise ValueError(f"confusion matrix is {self.confusion.dtype} {self.confusion.shape}, not int64 [K, K]")
+        if self.missed is not None and (self.missed.dtype != np.int64 or self.missed.shape != self.confusion.shape[:1]):
+            raise ValueError(f"missed is {self.missed.dtype} {self.missed.shape}, not int64 [{len(self.confusion)}]")
 
     @property
     def hits(self) -> NDArray[np.int64]:
@@ -59,7 +64,7 @@ class Scores:
     def pixels(self) -> NDArray[np.int64]:
         """Pixels of each class in the truth, [K]."""
         counts: NDArray[np.int64] = self.confusion.sum(axis=1)
-        return counts
+        return counts if self.missed is None else counts + self.missed
 
     @property
     def predicted(self) -> NDArray[np.int64]:
@@ -90,50 +95,76 @@ class Scores:
     @property
     def accuracy(self) -> float:
         """Share of all counted pixels that is right; nan without any."""
-        total = int(self.confusion.sum())
+        total = int(self.pixels.sum())
         return int(self.hits.sum()) / total if total else float("nan")
 
     @property
     def miou(self) -> float:
-        return _mean(self.iou)
+        return mean(self.iou)
+
+    @property
+    def fwiou(self) -> float:
+        """IoU of the classes weighted by their share of the truth's pixels (Long et al., 2015); nan without any."""
+        total = int(self.pixels.sum())
+        return float((self.pixels * np.nan_to_num(self.iou)).cumsum()[-1]) / total if total else float("nan")
 
     @property
     def mdice(self) -> float:
-        return _mean(self.dice)
+        return mean(self.dice)
 
     @property
     def macc(self) -> float:
         """Mean of the classes' recalls."""
-        return _mean(self.recall)
+        return mean(self.recall)
 
-    def as_dict(self, classes: Classes) -> dict[str, object]:
+    def merged(self, groups: Sequence[int]) -> "Scores":
+        """Scores of coarser classes: class k becomes groups[k], and a confusion within a group becomes a hit."""
+        to = np.zeros((len(groups), max(groups) + 1), np.int64)
+        to[np.arange(len(groups)), groups] = 1
+        missed = None if self.missed is None else self.missed @ to
+        return Scores(to.T @ self.confusion @ to, self.absent, missed)
+
+    def as_dict(self, classes: Classes) -> dict[str, Any]:
         """Everything, for JSON: full precision, None for nan."""
         columns = {"iou": self.iou, "acc": self.recall, "precision": self.precision, "dice": self.dice}
+        means = {
+            "miou": self.miou,
+            "macc": self.macc,
+            "accuracy": self.accuracy,
+            "mdice": self.mdice,
+            "fwiou": self.fwiou,
+        }
         return {
-            "miou": _or_none(self.miou),
-            "macc": _or_none(self.macc),
-            "accuracy": _or_none(self.accuracy),
-            "mdice": _or_none(self.mdice),
+            **{key: or_none(value) for key, value in means.items()},
             "absent": self.absent,
+            **({} if self.missed is None else {"predicted_void": int(self.missed.sum())}),
             "per_class": {
-                name: {key: _or_none(values[k]) for key, values in columns.items()} | {"pixels": int(self.pixels[k])}
+                name: {key: or_none(values[k]) for key, values in columns.items()} | {"pixels": int(self.pixels[k])}
                 for k, name in enumerate(classes.names)
             },
             "confusion": self.confusion.tolist(),
         }
 
     def _ratio(self, part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
-        empty = np.nan if self.absent == "exclude" else 0.0
-        ratio = np.full(len(part), empty)
-        np.divide(part, whole, out=ratio, where=whole > 0)
-        return ratio
+        return ratio(part, whole, self.absent)
 
 
-def _mean(values: NDArray[np.float64]) -> float:
-    """Mean without the nans; nan of nothing."""
+def ratio(part: NDArray[np.int64], whole: NDArray[np.int64], absent: Absent) -> NDArray[np.float64]:
+    """part / whole; where whole is 0, what `absent` says."""
+    quotient = np.full(len(part), np.nan if absent == "exclude" else 0.0)
+    np.divide(part, whole, out=quotient, where=whole > 0)
+    return quotient
+
+
+def mean(values: NDArray[np.float64]) -> float:
+    """Mean without the nans; nan of nothing.
+
+    Added one after the other, as the Cityscapes evaluator does: numpy's own sum groups them and ends in another digit.
+    """
     there = values[~np.isnan(values)]
-    return float(there.mean()) if there.size else float("nan")
+    return float(there.cumsum()[-1]) / len(there) if there.size else float("nan")
 
 
-def _or_none(value: float) -> float | None:
+def or_none(value: float) -> float | None:
+    """A number for JSON, which has no nan."""
     return None if np.isnan(value) else float(value)
