@@ -1,5 +1,6 @@
 """A picture in, a mask of its own size out, and files named after the picture."""
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch.nn import functional
 
 from terrazzo.base import Classes, Image, InputError
 from terrazzo.data.augment import Exact, Keep, ResizeConfig, ShortSide
+from terrazzo.infer.answer import InferenceConfig
 from terrazzo.infer.predictor import Picture, Predictor, as_image, network_input
 from terrazzo.models import Segmenter
 from terrazzo.models.segmenter import IMAGENET
@@ -32,7 +34,8 @@ class Brightest(nn.Module):
 
 
 def predictor(pool: int = 1, resize: ResizeConfig | None = None, classes: Classes = CLASSES) -> Predictor:
-    return Predictor(Segmenter(Brightest(pool), normalization=IMAGENET, stride=pool), classes, resize or Keep())
+    segmenter = Segmenter(Brightest(pool), normalization=IMAGENET, stride=pool)
+    return Predictor(segmenter, classes, InferenceConfig(resize=resize or Keep()))
 
 
 def blocks(height: int, width: int, side: int) -> tuple[Image, Image]:
@@ -143,6 +146,13 @@ def test_an_overlay_has_a_legend_below_unless_not_wanted() -> None:
     drawn = prediction.overlay()
     assert drawn.shape[0] > 60
     assert np.array_equal(drawn[:60, :300], prediction.overlay(legend=False))
+
+
+def test_a_notebook_shows_the_overlay_with_its_legend() -> None:
+    prediction = predictor()(blocks(60, 300, 20)[0])
+    with PIL.Image.open(BytesIO(prediction._repr_png_())) as shown:
+        assert shown.format == "PNG"
+        assert np.array_equal(np.asarray(shown), prediction.overlay())
 
 
 def test_saved_files_keep_folders_ids_and_colors(tmp_path: Path) -> None:

@@ -1,1 +1,2 @@
-"""From a picture of any size to a mask (`predictor`), and what people look at: masks (`draw`) and scores (`charts`)."""
+"""From a picture of any size to a mask (`predictor`), through windows (`tiles`) and averaged (`tta`); masks for people
+(`draw`)."""

@@ -1,7 +1,9 @@
 """One picture in, one mask of its own size out: the network at its input size, its answer at the picture's."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from terrazzo.data.augment import ResizeConfig, resize_image
 from terrazzo.data.pixels import read_image
 from terrazzo.files import replacing
 from terrazzo.infer import draw
+from terrazzo.infer.answer import InferenceConfig, answer, label_map
 from terrazzo.kernels import argmax, upsample
 from terrazzo.models import Segmenter
 from terrazzo.output import Output
@@ -33,18 +36,22 @@ class Prediction:
     mask: Mask
     """Class ids 0..K-1, uint8 [H, W]."""
     classes: Classes
-    output: Output
-    """The network's answer at its own stride, with `covers` in pixels of `image`."""
+    answer: Callable[[], Output]
+    """Gives `output`."""
+
+    @property
+    def output(self) -> Output:
+        """The network's answer at its own stride, with `covers` in pixels of `image`.
+
+        Of a picture that was seen through windows nothing is kept but the mask: the network is asked again.
+        """
+        return self.answer()
 
     @torch.inference_mode()
     def probabilities(self) -> NDArray[np.float32]:
         """Softmax over the classes at the picture's own size, float32 [K, H, W]; made anew at each call."""
-        logits = upsample(
-            self.output.logits,
-            (self.mask.shape[0], self.mask.shape[1]),
-            covers=self.output.covers,
-            align_corners=self.output.align_corners,
-        )
+        output, size = self.output, (self.mask.shape[0], self.mask.shape[1])
+        logits = upsample(output.logits, size, covers=output.covers, align_corners=output.align_corners)
         probabilities: NDArray[np.float32] = logits.float().softmax(1)[0].cpu().numpy()
         return probabilities
 
@@ -52,6 +59,12 @@ class Prediction:
         """The picture tinted with the classes' colours, RGB uint8; a legend adds lines below it, [H + h, >= W, 3]."""
         tinted = draw.overlay(self.image, self.mask, self.classes, opacity)
         return draw.with_legend(tinted, [self.mask], self.classes) if legend else tinted
+
+    def _repr_png_(self) -> bytes:
+        """The overlay with its legend as a PNG file: IPython shows a value that has this method."""
+        file = BytesIO()
+        PIL.Image.fromarray(self.overlay()).save(file, "PNG")
+        return file.getvalue()
 
     def save(self, folder: Path | str, name: str, *, probabilities: bool = False) -> Path:
         """Write the mask as files named after the picture; sub-folders in `name` are kept. Each file is atomic.
@@ -95,10 +108,10 @@ class Prediction:
 class Predictor:
     """A trained network as a function of one picture; the network is put into eval mode."""
 
-    def __init__(self, segmenter: Segmenter, classes: Classes, resize: ResizeConfig):
+    def __init__(self, segmenter: Segmenter, classes: Classes, inference: InferenceConfig):
         self.segmenter = segmenter.eval()
         self.classes = classes
-        self.resize = resize
+        self.inference = inference
 
     def __call__(self, picture: Picture) -> Prediction:
         """The mask of a picture, at the picture's own size.
@@ -107,24 +120,27 @@ class Predictor:
             InputError: the file cannot be read, or an array is not uint8 [H, W, channels].
         """
         image = as_image(picture, self.segmenter.channels)
-        output = self._answer(image)
         size = image.shape[0], image.shape[1]
+        if self.inference.window is not None:
+            pixels = network_input(image, self.inference.resize)
+            mask = label_map(self.segmenter.eval(), pixels, self.inference, size)
+            return Prediction(image, mask[0].cpu().numpy(), self.classes, partial(self._answer, image))
+        output = self._answer(image)
         mask = argmax(output.logits, size, covers=output.covers, align_corners=output.align_corners)
-        return Prediction(image, mask[0].cpu().numpy(), self.classes, output)
+        return Prediction(image, mask[0].cpu().numpy(), self.classes, partial(_kept, output))
 
     def output(self, picture: Picture) -> Output:
         """The network's answer at its own stride, logits [1, K, h, w], with `covers` in pixels of the picture."""
         return self._answer(as_image(picture, self.segmenter.channels))
 
-    @torch.inference_mode()
     def _answer(self, image: Image) -> Output:
-        images = network_input(image, self.resize).to(self._device())
-        output: Output = self.segmenter.eval()(images)  # eval again: a training loop may share the network
-        return output.rescaled((images.shape[2], images.shape[3]), (image.shape[0], image.shape[1]))
+        pixels = network_input(image, self.inference.resize)
+        output = answer(self.segmenter.eval(), pixels, self.inference)  # eval again: a training loop may share it
+        return output.rescaled((pixels.shape[2], pixels.shape[3]), (image.shape[0], image.shape[1]))
 
-    def _device(self) -> torch.device:
-        tensors = chain(self.segmenter.parameters(), self.segmenter.buffers())
-        return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+def _kept(output: Output) -> Output:
+    return output
 
 
 def network_input(image: Image, resize: ResizeConfig) -> Tensor:
