@@ -11,7 +11,15 @@ FLOORS: list[set[str]] = [
     {"terrazzo.base", "terrazzo.files"},
     {"terrazzo.output"},
     {"terrazzo.kernels"},
-    {"terrazzo.data", "terrazzo.models", "terrazzo.losses", "terrazzo.metrics", "terrazzo.optim", "terrazzo.track"},
+    {
+        "terrazzo.data",
+        "terrazzo.models",
+        "terrazzo.losses",
+        "terrazzo.metrics",
+        "terrazzo.optim",
+        "terrazzo.cost",
+        "terrazzo.track",
+    },
     {"terrazzo.engine", "terrazzo.infer"},
     {"terrazzo.config", "terrazzo.report"},
     {"terrazzo.bundle"},
@@ -25,7 +33,10 @@ WITHIN: set[tuple[str, str]] = {
     ("terrazzo.commands.train", "terrazzo.commands.evaluate"),
     ("terrazzo.commands.train", "terrazzo.commands.report"),
     ("terrazzo.commands.train", "terrazzo.commands.start"),
+    ("terrazzo.commands.replay", "terrazzo.commands.start"),
+    ("terrazzo.commands.replay", "terrazzo.commands.train"),
     ("terrazzo.commands.start", "terrazzo.commands.evaluate"),
+    ("terrazzo.commands.evaluate", "terrazzo.commands.score"),
     ("terrazzo.commands.report", "terrazzo.commands.evaluate"),
 }
 """Files of `commands/` are siblings too: the verbs that are made of other verbs."""

@@ -206,3 +206,13 @@ def test_killed_with_9_ends_in_the_same_bits(recipe: Path, tmp_path: Path) -> No
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 kills (1 step, 1 checkpoint, 1 evaluation): the same bits" in done.stdout
+
+
+def test_a_run_of_an_older_recipe_with_fewer_keys_goes_on(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        terrazzo.train(config(recipe, "out=run"))
+    tree = yaml.safe_load(Path("run/config.yaml").read_text())
+    del tree["ema"], tree["step"]["recompute"]
+    Path("run/config.yaml").write_text(yaml.safe_dump(tree))
+    assert terrazzo.train(config(recipe, "out=run")).finished

@@ -13,6 +13,9 @@ from terrazzo.base import Classes, Color, Config, InputError
 from terrazzo.data.augment import ResizeConfig
 from terrazzo.engine.state import MODEL_FILE, Checkpoints
 from terrazzo.files import write_text
+from terrazzo.infer.answer import InferenceConfig
+from terrazzo.infer.tiles import WindowConfig
+from terrazzo.infer.tta import TtaConfig
 from terrazzo.models import ModelConfig, Normalization, Segmenter, build_model, with_normalization
 
 CONFIG_FILE = "config.json"
@@ -47,12 +50,19 @@ class BundleConfig(Config):
     normalization: Normalization
     resize: ResizeConfig
     """What is done to an image before the network sees it."""
+    window: WindowConfig | None = None
+    tta: TtaConfig = TtaConfig()
     step: int
     """Optimizer steps of the weights."""
     scores: dict[str, float | None]
     """Validation scores of the weights, if they were scored."""
     version: str
     """terrazzo's, when it was saved."""
+
+    @property
+    def inference(self) -> InferenceConfig:
+        """How the network looked at pictures when it was validated."""
+        return InferenceConfig(resize=self.resize, window=self.window, tta=self.tta)
 
 
 def save_bundle(folder: Path, model: Segmenter, config: BundleConfig) -> None:

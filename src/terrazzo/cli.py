@@ -27,6 +27,14 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(help="key=value, for example optim.lr=1e-3 or length='{epochs: 2}'.")
 ]
 Model = Annotated[str, typer.Argument(help="A run folder (its best_miou, else last), a bundle or a checkpoint file.")]
+Looks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change how the model looks at pictures: window.size=1024, window=null, tta.flip=horizontal, ...",
+    ),
+]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where to compute.")]
 
 
@@ -56,6 +64,7 @@ def evaluate(
         Literal["last", "best_miou", "best_loss", "all"] | None, typer.Option(help="Of a run folder.")
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Also write the result to this file.")] = None,
+    looks: Looks = None,
     device: Device = "auto",
 ) -> None:
     """Score a trained model on labelled images."""
@@ -63,7 +72,14 @@ def evaluate(
 
     with _progress("evaluate") as progress:
         result = run_evaluation(
-            model, data=data, split=split, checkpoint=checkpoint, json=json, device=device, progress=progress
+            model,
+            data=data,
+            split=split,
+            checkpoint=checkpoint,
+            json=json,
+            overrides=looks or (),
+            device=device,
+            progress=progress,
         )
     for one in result if isinstance(result, list) else [result]:
         _print_scores(one)
@@ -77,14 +93,71 @@ def predict(
     inputs: Annotated[list[Path], typer.Argument(help="Images or folders of images.", metavar="IMAGE_OR_FOLDER...")],
     out: Annotated[Path, typer.Option(help="Folder for pred/ (ids), palette/ and vis/ (overlays).")],
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write probabilities/NAME.npz.")] = False,
+    looks: Looks = None,
     device: Device = "auto",
 ) -> None:
     """Predict masks for images and folders of images."""
     from terrazzo.commands.predict import predict as run_prediction
 
     with _progress("predict") as progress:
-        written = run_prediction(model, inputs, out, probabilities=probabilities, device=device, progress=progress)
+        written = run_prediction(
+            model, inputs, out, probabilities=probabilities, overrides=looks or (), device=device, progress=progress
+        )
     _say(f"{len(written)} masks in {out / 'pred'}, with colours in {out / 'palette'}, overlays in {out / 'vis'}")
+
+
+@app.command()
+def score(
+    predictions: Annotated[Path, typer.Argument(help="Folder of id images, or the --out folder of a prediction.")],
+    labels: Annotated[Path, typer.Argument(help="Folder of label images, or a data set with gtFine/val in it.")],
+    protocol: Annotated[
+        Literal["cityscapes", "idd", "default", "course"],
+        typer.Option(help="What the ids are, how files find each other, and what the mean is over."),
+    ] = "default",
+    classes: Annotated[
+        str | None, typer.Option(help="Names in the order of the ids, with commas; default: the ids that occur.")
+    ] = None,
+    ignore: Annotated[list[int] | None, typer.Option(help="Id of unlabelled pixels; may be repeated.")] = None,
+    boundary: Annotated[
+        float, typer.Option(help="Width of boundary IoU's band as a share of the image diagonal; 0 leaves it out.")
+    ] = 0.02,
+    json: Annotated[Path | None, typer.Option(help="Also write the result to this file.")] = None,
+    tables: Annotated[Path | None, typer.Option(help="Also write every table as CSV into this folder.")] = None,
+) -> None:
+    """Score predicted id images against label images."""
+    from terrazzo.commands.score import score as run_scoring
+
+    with _progress("score") as progress:
+        result = run_scoring(
+            predictions,
+            labels,
+            protocol=protocol,
+            classes=None if classes is None else [name.strip() for name in classes.split(",")],
+            ignore=ignore or (255,),
+            boundary=boundary or None,
+            json=json,
+            tables=tables,
+            progress=progress,
+        )
+    _print_table(f"protocol {protocol}: {result['protocol']['images']} images", result)
+    for path in filter(None, (json, tables)):
+        _say(f"written to {path}")
+
+
+@app.command()
+def replay(
+    run: Annotated[str, typer.Argument(help="A run folder.")],
+    step: Annotated[int | None, typer.Option(help="Default: the step whose loss stopped the run.")] = None,
+) -> None:
+    """Run a step again whose loss was no number, and name the layer where it began."""
+    from terrazzo.commands.replay import replay as run_replay
+
+    found = run_replay(run, step=step)
+    print(f"step {found.step}: loss {found.loss}; images: {', '.join(found.images)}")
+    print(f"weights before the step: {'finite' if found.weights_finite else 'not finite'}")
+    print(f"first layer with an output that is not finite: {found.first_layer or 'none'}")
+    print(f"parameters with a gradient that is not finite: {len(found.bad_gradients)} {found.bad_gradients[:5]}")
+    print(f"the batch as the network saw it: {found.folder}")
 
 
 @app.command()
@@ -116,7 +189,7 @@ def list_models(
     from terrazzo.base import InputError
     from terrazzo.models import list_models as known_models
 
-    table = Table("model.kind", "part", "name", "pretrained", "parameters", box=None)
+    table = Table("model.kind", "part", "name", "family", "pretrained weights", box=None)
     rows = known_models(pattern or "")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
@@ -150,25 +223,47 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _print_scores(result: dict[str, Any]) -> None:
+    about = result["protocol"]
+    limit = f", first {about['limit']} only" if about["limit"] else ""
+    title = f"{result['checkpoint']} (step {result['step']}) on {about['split']}: {about['images']} images{limit}"
+    _print_table(title, result)
+
+
+def _print_table(title: str, result: dict[str, Any]) -> None:
+    """Scores of classes and, where the protocol has them, of categories and levels; then the means."""
     from rich.console import Console
     from rich.table import Table
 
     def cell(value: float | None) -> str:
         return "-" if value is None else f"{value:.4f}"
 
-    about = result["protocol"]
-    limit = f", first {about['limit']} only" if about["limit"] else ""
-    table = Table("class", "IoU", "accuracy", "Dice", box=None, title_justify="left")
-    table.title = f"{result['checkpoint']} (step {result['step']}) on {about['split']}: {about['images']} images{limit}"
-    for name, row in result["per_class"].items():
-        table.add_row(name, cell(row["iou"]), cell(row["acc"]), cell(row["dice"]))
+    columns = {"iou": "IoU", "acc": "accuracy", "dice": "Dice", "boundary_iou": "boundary IoU", "iiou": "iIoU"}
     console = Console()
-    console.print(table)
-    console.print(
-        f"mIoU {cell(result['miou'])}  mean accuracy {cell(result['macc'])}  "
-        f"pixel accuracy {cell(result['accuracy'])}  mean Dice {cell(result['mdice'])}",
-        highlight=False,
-    )
+    for name in ("per_class", "per_category"):
+        rows = result.get(name, {})
+        shown = [key for key in columns if any(key in row for row in rows.values())]
+        if rows:
+            head = name.removeprefix("per_")
+            table = Table(head, *(columns[key] for key in shown), box=None, title_justify="left")
+            table.title = title if name == "per_class" else None
+            for row_name, row in rows.items():
+                table.add_row(row_name, *(cell(row[key]) for key in shown))
+            console.print(table)
+    means = {
+        "miou": "mIoU",
+        "macc": "mean accuracy",
+        "accuracy": "pixel accuracy",
+        "mdice": "mean Dice",
+        "fwiou": "frequency-weighted IoU",
+        "boundary_miou": "mean boundary IoU",
+        "miiou": "mean iIoU",
+        "category_miou": "category IoU",
+        "category_miiou": "category iIoU",
+    }
+    parts = [f"{text} {cell(result[key])}" for key, text in means.items() if key in result]
+    levels = {key: f"level {key[-1]} mIoU" for key in ("level2", "level1") if key in result}
+    parts += [f"{text} {cell(result[key]['miou'])}" for key, text in levels.items()]
+    console.print("  ".join(parts), highlight=False)
 
 
 def _say(message: str) -> None:

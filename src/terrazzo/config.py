@@ -12,24 +12,41 @@ from pydantic import BaseModel, Field, NonNegativeFloat, NonNegativeInt, Positiv
 
 from terrazzo.base import Config, Duration, Epochs, InputError, Steps
 from terrazzo.data import DataConfig
-from terrazzo.data.augment import AugmentConfig, Keep, ResizeConfig
+from terrazzo.data.augment import AugmentConfig
+from terrazzo.engine.ema import EmaConfig
 from terrazzo.engine.step import StepConfig
+from terrazzo.engine.stop import EarlyStop
+from terrazzo.infer.answer import InferenceConfig
 from terrazzo.losses import CrossEntropy, LossConfig
-from terrazzo.models import ModelConfig, SmpModel, UNetModel
-from terrazzo.optim import AdamW, Constant, OptimConfig, ScheduleConfig
+from terrazzo.metrics import Absent, Protocol
+from terrazzo.models import ModelConfig, has_auxiliary_heads
+from terrazzo.optim import AdamW, Constant, OptimConfig, ScheduleConfig, check_momentum
 
 RECIPES = files("terrazzo") / "recipes"
 
 
-class EvaluationConfig(Config):
-    """How images are sized for the network and where scores are counted."""
+class EvaluationConfig(InferenceConfig):
+    """How the network looks at images and where scores are counted."""
 
-    resize: ResizeConfig = Keep()
-    """What is done to an image before the network sees it; kept in the bundle for prediction."""
     score_at: Literal["label", "network"] = "label"
     """`label`: predictions are enlarged to the label's size. `network`: labels are resized to the network's input."""
-    absent: Literal["exclude", "zero"] = "exclude"
+    absent: Absent = "exclude"
     """A class in neither truth nor prediction is left out of the mean (`exclude`) or counts 0 (`zero`)."""
+    protocol: Protocol = "default"
+    """What "mean IoU" means. `course`: an absent class counts 0. `cityscapes`: also categories and, from the instance
+    files beside the labels, iIoU. `idd`: at 1280x720, also levels 1 and 2."""
+    boundary: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Also score boundary IoU, in a band this share of the image diagonal wide (Cheng et al., 2021: 0.02)."""
+
+    @model_validator(mode="after")
+    def _one_definition(self) -> Self:
+        if self.protocol != "default" and self.absent != "exclude":
+            raise ValueError(
+                f"absent={self.absent} changes nothing: protocol {self.protocol} says what an absent class counts"
+            )
+        if self.protocol in ("cityscapes", "idd") and self.score_at != "label":
+            raise ValueError(f"protocol {self.protocol} scores at label size; leave out score_at={self.score_at}")
+        return self
 
 
 class RunConfig(Config):
@@ -55,6 +72,10 @@ class RunConfig(Config):
     """Learning rate over the run, as a factor of `optim.lr`."""
     step: StepConfig = StepConfig()
     """How one optimizer step is computed."""
+    ema: EmaConfig | None = None
+    """Score and ship a running mean of the weights; null: the weights themselves."""
+    early_stop: EarlyStop | None = None
+    """End the run when a score has not become better for a while; null: never."""
     length: Duration = Epochs(epochs=10)
     """How long to train: `{steps: N}` or `{epochs: N}`."""
     batch: PositiveInt = 8
@@ -78,15 +99,18 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _known_combinations(self) -> Self:
+        check_momentum(self.optim, self.schedule)
         if self.data.kind == "own" and self.data.remap:
             raise ValueError("data.remap works on label files; a dataset passed from Python maps its own classes")
-        without = isinstance(self.model, SmpModel) or (
-            isinstance(self.model, UNetModel) and not self.model.deep_supervision
-        )
-        if without and self.auxiliary_weight != RunConfig.model_fields["auxiliary_weight"].default:
+        if self.batch % self.step.accumulate:
+            raise ValueError(
+                f"step.accumulate={self.step.accumulate} does not divide batch={self.batch} (images per optimizer step)"
+            )
+        changed = self.auxiliary_weight != RunConfig.model_fields["auxiliary_weight"].default
+        if changed and not has_auxiliary_heads(self.model):
             raise ValueError(
                 f"auxiliary_weight={self.auxiliary_weight} changes nothing: this model has no auxiliary head "
-                "(model.kind unet has some with deep_supervision: true)"
+                "(model.kind unet has some with deep_supervision: true, torchvision one with aux: true)"
             )
         return self
 
@@ -145,6 +169,22 @@ def config_of(tree: Mapping[str, Any], *, source: str = "config") -> RunConfig:
 def dump_yaml(config: Config) -> str:
     """All keys, defaults included, as YAML that load_config reads back to an equal config."""
     return yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True, width=110)
+
+
+def inference_with(inference: InferenceConfig, overrides: Sequence[str]) -> InferenceConfig:
+    """A bundle's way to look at pictures with `window.size=512`, `tta.flip=horizontal` and the like laid over it.
+
+    Raises:
+        InputError: an override is unknown or impossible, as in `load_config`.
+    """
+    tree = inference.model_dump(mode="json")
+    for item in overrides:
+        _override(tree, item)
+    try:
+        return InferenceConfig.model_validate(_with_kinds(InferenceConfig, tree))
+    except ValidationError as error:
+        lines = [_sentence({**fault, "loc": ("evaluation", *fault["loc"])}) for fault in error.errors()]
+        raise InputError("\n".join(dict.fromkeys(line.removeprefix("evaluation.") for line in lines))) from None
 
 
 def _override(tree: dict[str, Any], item: str) -> None:

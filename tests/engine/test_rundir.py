@@ -39,13 +39,13 @@ def test_every_differing_key_is_named(tmp_path: Path) -> None:
         run.write(
             "config.yaml", "optim: {lr: 1.0, betas: [0.9, 0.99]}\nlosses: [{kind: a}]\ndata: {root: x, workers: 1}\n"
         )
-        run.check_same_run(tree)
-        run.check_same_run(tree | {"data": {"root": "y", "workers": 8}, "length": {"steps": 9}, "keep": 4})
+        run.check_same_run(tree, tree)
+        run.check_same_run(tree, tree | {"data": {"root": "y", "workers": 8}, "length": {"steps": 9}, "keep": 4})
         changed = tree | {"optim": {"lr": 2.0, "betas": [0.9, 0.9]}, "losses": [{"kind": "a", "weight": 1}]}
         with pytest.raises(
             InputError, match=r"(?s)losses\.0\.weight: \(absent\) -> 1.*optim\.betas.*optim\.lr: 1\.0 -> 2\.0.*--fresh"
         ):
-            run.check_same_run(changed)
+            run.check_same_run(tree, changed)
 
 
 def test_an_out_that_cannot_be_a_folder_says_so(tmp_path: Path) -> None:
@@ -58,3 +58,8 @@ def test_the_environment_tells_versions_and_no_private_names() -> None:
     facts = environment()
     assert {"python", "torch", "terrazzo", "git", "command"} <= facts.keys()
     assert str(Path.home()) not in " ".join(v for k, v in facts.items() if k != "command")
+
+
+def test_a_checkpoint_without_its_recipe_is_not_trained_on(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"holds a checkpoint but no config\.yaml"):
+        RunDir(tmp_path).check_same_run(None, {})

@@ -2,7 +2,7 @@
 
 import csv
 import json as jsonlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import StringIO
@@ -13,20 +13,24 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from terrazzo import __version__, kernels
 from terrazzo.base import Classes, Dataset, InputError, Sample, Split
 from terrazzo.bundle import CHECKPOINTS, Found, find_bundle, load_bundle
-from terrazzo.config import EvaluationConfig, RunConfig, load_config
+from terrazzo.commands.score import instance_files
+from terrazzo.config import EvaluationConfig, RunConfig, inference_with, load_config
 from terrazzo.data import OwnData, available_splits, build_dataset
 from terrazzo.data.augment import resize_mask
+from terrazzo.data.folder import Folder
 from terrazzo.data.loader import checked_sample
+from terrazzo.data.pixels import read_values
 from terrazzo.engine.world import World
 from terrazzo.files import write_text
+from terrazzo.infer.answer import answer, label_map
 from terrazzo.infer.predictor import network_input
 from terrazzo.losses import Loss, count
-from terrazzo.metrics import Scores
+from terrazzo.metrics import Scores, Tally, csv_tables
 from terrazzo.models import Segmenter
 from terrazzo.report.page import write_tables
 
@@ -47,14 +51,16 @@ class ImageScore:
 class Evaluated:
     """What one pass over a split found."""
 
-    matrix: NDArray[np.int64]
-    """[K, K], rows are the truth."""
+    tally: Tally
+    """The counts of all images of all ranks, and the protocol they were counted under."""
     loss: float
     """nan if no loss was asked for."""
     images: list[ImageScore]
 
-    def scores(self, evaluation: EvaluationConfig) -> Scores:
-        return Scores(self.matrix, evaluation.absent)
+    @property
+    def matrix(self) -> NDArray[np.int64]:
+        """[K, K], rows are the truth."""
+        return self.tally.scores().confusion
 
 
 def samples_ahead(dataset: Dataset, indexes: list[int], workers: int) -> Iterator[Sample]:
@@ -82,11 +88,10 @@ def score_dataset(
     loss: Loss | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluated:
-    """One pass in eval mode and float32. The matrix is summed over ranks; per-image rows are of this rank's images."""
+    """One pass in eval mode and float32. Counts are summed over ranks; per-image rows are of this rank's images."""
     was_training = model.training
     model.eval()
-    classes = len(dataset.classes)
-    total = torch.zeros(classes, classes, dtype=torch.int64, device=world.device)
+    tally, instances = _tally(dataset, evaluation)
     sums = torch.zeros(4, dtype=torch.float64)  # pixel losses, region losses, counted pixels, images that show one
     images = []
     mine = list(range(world.rank, len(dataset), world.size))
@@ -94,24 +99,53 @@ def score_dataset(
         pixels, mask = network_input(sample.image, evaluation.resize), sample.mask
         if evaluation.score_at == "network":
             mask = resize_mask(mask, (pixels.shape[2], pixels.shape[3]))
+        size = mask.shape[0], mask.shape[1]
         masks = torch.from_numpy(mask)[None].to(world.device)
-        output = model(pixels.to(world.device)).rescaled((pixels.shape[2], pixels.shape[3]), mask.shape)
-        matrix = kernels.confusion(output.logits, masks, covers=output.covers, align_corners=output.align_corners)
-        total += matrix
-        if loss is not None:
+        if loss is None:
+            found = label_map(model, pixels, evaluation, size).to(world.device)
+        else:
+            output = answer(model, pixels, evaluation).rescaled((pixels.shape[2], pixels.shape[3]), size)
+            found = kernels.argmax(output.logits, size, covers=output.covers, align_corners=output.align_corners)
             sums += torch.cat([torch.stack(loss.sums(output, masks)), count(masks)]).cpu().double()
-        images.append(_image_score(index, sample.name, matrix.cpu().numpy()))
+        images.append(_image_score(index, sample.name, _counted(tally, found, masks, instances.get(index))))
         if progress is not None:
             progress(done, len(mine))
     model.train(was_training)
     per_pixel, per_image, pixels, shown = world.sum(sums).tolist()
     mean = per_pixel / max(1.0, pixels) + per_image / max(1.0, shown) if loss is not None else float("nan")
-    return Evaluated(world.sum(total).cpu().numpy(), mean, images)
+    tally.reduce(lambda counts: world.sum(torch.from_numpy(counts)).numpy())
+    return Evaluated(tally, mean, images)
 
 
-def _image_score(index: int, name: str, matrix: NDArray[np.int64]) -> ImageScore:
-    scores = Scores(matrix)
-    return ImageScore(index, name, scores.miou, scores.accuracy, int(matrix.sum()))
+def _tally(dataset: Dataset, evaluation: EvaluationConfig) -> tuple[Tally, dict[int, Path]]:
+    """Where a pass is counted, and the instance file of each image that has one and needs it."""
+    instances: dict[int, Path] = {}
+    if evaluation.protocol == "cityscapes" and isinstance(dataset, Folder):
+        labels = [label for _, label in dataset.files]
+        files = instance_files(labels)
+        instances = {index: files[label] for index, label in enumerate(labels) if files}
+    tally = Tally(
+        dataset.classes,
+        evaluation.protocol,
+        absent=evaluation.absent,
+        boundary=evaluation.boundary,
+        instances=bool(instances),
+    )
+    return tally, instances
+
+
+def _counted(tally: Tally, found: Tensor, masks: Tensor, instances: Path | None) -> Scores:
+    """Count one image, label maps uint8 [1, H, W]; on their device where the matrix is all that is asked for."""
+    if tally.plain:
+        matrix = kernels.confusion_matrix(found, masks, len(tally.classes)).cpu().numpy()
+        tally.confusion += matrix
+        return Scores(matrix)
+    prediction, target = (tally.file_ids(maps[0].cpu().numpy()) for maps in (found, masks))
+    return tally.add(prediction, target, None if instances is None else read_values(instances))
+
+
+def _image_score(index: int, name: str, scores: Scores) -> ImageScore:
+    return ImageScore(index, name, scores.miou, scores.accuracy, int(scores.pixels.sum()))
 
 
 def default_split(config: RunConfig) -> Split:
@@ -120,20 +154,17 @@ def default_split(config: RunConfig) -> Split:
 
 
 def protocol(config: RunConfig, split: Split, dataset: Dataset) -> dict[str, Any]:
-    """How a score was computed: enough to compute it again and to see what it may be compared with."""
+    """How a score was computed, besides what the tally says: enough to compute it again."""
     evaluation = config.evaluation
     at = "the label's own size" if evaluation.score_at == "label" else "the network's input size"
-    absent = "left out of the mean" if evaluation.absent == "exclude" else "counts 0"
     return {
-        "name": "default",
         "split": split,
         "images": len(dataset),
         "limit": config.data.limit,
-        "classes": len(dataset.classes),
         "size": f"scored at {at}",
         "resize": evaluation.resize.model_dump(mode="json"),
-        "mean": f"over classes of one confusion matrix of all images; a class in neither truth nor prediction {absent}",
-        "ignored": "pixels labelled ignore are counted nowhere",
+        "window": None if evaluation.window is None else evaluation.window.model_dump(mode="json"),
+        "tta": None if evaluation.tta.is_off else evaluation.tta.model_dump(mode="json"),
         "precision": "float32",
         "terrazzo": __version__,
     }
@@ -146,6 +177,7 @@ def evaluate(
     split: Split | None = None,
     checkpoint: str | None = None,
     json: str | Path | None = None,
+    overrides: Sequence[str] = (),
     device: str = "auto",
     network: nn.Module | None = None,
     dataset: Dataset | None = None,
@@ -159,6 +191,7 @@ def evaluate(
         split: default: test if there is one, else val.
         checkpoint: last, best_miou, best_loss, or `all` for a list of all three.
         json: file to write the result to.
+        overrides: changes of how the model looks at images, as those of `terrazzo.load`.
         device: auto, cpu, cuda or mps.
         network: the module of a model that was passed from Python (model.kind: own).
         dataset: a dataset object to score on, instead of `data` and `split`.
@@ -172,7 +205,7 @@ def evaluate(
     for name in names:
         found = find_bundle(model, name)
         config = _data_config(found, data)
-        results.append(_evaluate_one(found, config, split, device, network, dataset, progress))
+        results.append(_evaluate_one(found, config, overrides, split, device, network, dataset, progress))
     result = results if checkpoint == "all" else results[0]
     if json is not None:
         write_text(Path(json), jsonlib.dumps(result, indent=2, ensure_ascii=False) + "\n")
@@ -192,6 +225,7 @@ def _data_config(found: Found, data: str | Path | RunConfig | None) -> RunConfig
 def _evaluate_one(
     found: Found,
     config: RunConfig,
+    overrides: Sequence[str],
     split: Split | None,
     device: str,
     network: nn.Module | None,
@@ -207,33 +241,32 @@ def _evaluate_one(
         dataset = build_dataset(config.data, split)
     split = split or "test"
     check_same_classes(bundle.classes.classes(), dataset.classes, str(found.folder))
-    evaluation = config.evaluation.model_copy(update={"resize": bundle.resize})
+    evaluation = config.evaluation.model_copy(update=dict(inference_with(bundle.inference, overrides)))
     config = config.model_copy(update={"evaluation": evaluation})
     evaluated = score_dataset(
         model.to(world.device), dataset, evaluation, world=world, workers=config.data.workers, progress=progress
     )
     result = as_result(evaluated, config, split, dataset) | {"checkpoint": found.checkpoint, "step": bundle.step}
     if found.run is not None:
-        save_evaluation(found.run, evaluated, result, evaluation, dataset.classes)
+        save_evaluation(found.run, evaluated, result, dataset.classes)
     return result
 
 
 def as_result(evaluated: Evaluated, config: RunConfig, split: Split, dataset: Dataset) -> dict[str, Any]:
     """The `--json` of a pass."""
-    return {
-        **evaluated.scores(config.evaluation).as_dict(dataset.classes),
-        "protocol": protocol(config, split, dataset),
-    }
+    result = evaluated.tally.result()
+    result["protocol"] |= protocol(config, split, dataset)
+    return result
 
 
-def save_evaluation(
-    run: Path, evaluated: Evaluated, result: dict[str, Any], evaluation: EvaluationConfig, classes: Classes
-) -> Path:
+def save_evaluation(run: Path, evaluated: Evaluated, result: dict[str, Any], classes: Classes) -> Path:
     """Write evaluation/SPLIT-CHECKPOINT/ of a run: scores.json, per-image and per-class tables, pictures."""
     folder = run / "evaluation" / f"{result['protocol']['split']}-{result['checkpoint']}"
     write_text(folder / "scores.json", jsonlib.dumps(result, indent=2, ensure_ascii=False) + "\n")
     write_text(folder / "images.csv", _image_table(evaluated.images))
-    write_tables(folder, evaluated.scores(evaluation), classes)
+    write_tables(folder, evaluated.tally.scores(), classes)
+    for name, text in csv_tables(result).items():  # classes.csv again: with the protocol's own columns
+        write_text(folder / name, text)
     return folder
 
 

@@ -7,24 +7,30 @@ from torch import nn
 
 from terrazzo.base import InputError
 from terrazzo.bundle import find_bundle, load_bundle
+from terrazzo.config import inference_with
 from terrazzo.data.pixels import IMAGE_SUFFIXES
 from terrazzo.engine.world import choose_device
 from terrazzo.infer.predictor import Predictor
 
 
-def load(model: str | Path, *, device: str = "auto", network: nn.Module | None = None) -> Predictor:
+def load(
+    model: str | Path, *, overrides: Sequence[str] = (), device: str = "auto", network: nn.Module | None = None
+) -> Predictor:
     """A trained model as a function: `load(MODEL)(image) -> Prediction`.
 
     Args:
         model: run folder (its best_miou, else last), bundle or checkpoint file.
+        overrides: changes of how it looks at pictures (`evaluation.resize`, `.window`, `.tta` of its recipe), as
+            `window.size=1024`, `window=null` or `tta.flip=horizontal`.
         device: auto, cpu, cuda or mps.
         network: the module of a model that was passed from Python (model.kind: own).
 
     Raises:
-        InputError: there is no such model, or its files are damaged.
+        InputError: there is no such model, its files are damaged, or an override is impossible.
     """
     segmenter, bundle = load_bundle(find_bundle(model).folder, network=network)
-    return Predictor(segmenter.to(choose_device(device)), bundle.classes.classes(), bundle.resize)  # type: ignore[arg-type]  # choose_device checks it
+    inference = inference_with(bundle.inference, overrides)
+    return Predictor(segmenter.to(choose_device(device)), bundle.classes.classes(), inference)  # type: ignore[arg-type]  # choose_device checks it
 
 
 def predict(
@@ -33,19 +39,20 @@ def predict(
     out: str | Path,
     *,
     probabilities: bool = False,
+    overrides: Sequence[str] = (),
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
     """Write pred/, palette/ and vis/ (probabilities/ on request) for every image; the id maps' paths are returned.
 
-    A folder is searched with its sub-folders, whose structure the outputs keep.
+    A folder is searched with its sub-folders, whose structure the outputs keep. `overrides` are those of `load`.
 
     Raises:
         InputError: an input is missing, two inputs would write one output, or some images cannot be read (the others
             are done first).
     """
     named = name_inputs([Path(item) for item in inputs])
-    predictor = load(model, device=device)
+    predictor = load(model, overrides=overrides, device=device)
     written, failed = [], []
     for done, (name, path) in enumerate(named.items(), start=1):
         try:

@@ -6,19 +6,24 @@ from pathlib import Path
 from statistics import median
 
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 from terrazzo.base import Dataset, Split
 from terrazzo.bundle import find_bundle, load_bundle
 from terrazzo.commands.evaluate import Evaluated, ImageScore, as_result, save_evaluation, score_dataset
-from terrazzo.config import RunConfig, dump_yaml
+from terrazzo.config import EvaluationConfig, RunConfig, dump_yaml
+from terrazzo.cost import Cost, measure
 from terrazzo.engine.state import read_state
 from terrazzo.engine.world import World
-from terrazzo.infer.predictor import Predictor
+from terrazzo.infer.predictor import Predictor, network_input
+from terrazzo.infer.tiles import window_sides
 from terrazzo.models import Segmenter
 from terrazzo.report.charts import write_curves
 from terrazzo.report.page import Number, Panel, Panels, Report, write_report
 from terrazzo.track.jsonl import read_lines
+
+LATENCY_SECONDS = 5.0
+"""No further latency run begins after so many seconds of them."""
 
 SHOWN = 4
 """Images of each group (best, worst, samples)."""
@@ -47,11 +52,12 @@ def report_run(
         model, dataset, config.evaluation, world=world, workers=config.data.workers, progress=progress
     )
     result = as_result(evaluated, config, split, dataset) | {"checkpoint": found.checkpoint, "step": bundle.step}
-    evaluation = save_evaluation(folder, evaluated, result, config.evaluation, dataset.classes)
+    evaluation = save_evaluation(folder, evaluated, result, dataset.classes)
     curves = read_lines(folder / "metrics.jsonl")
     write_curves(evaluation.parent / "curves.png", curves)
-    predictor = Predictor(model, dataset.classes, config.evaluation.resize)
+    predictor = Predictor(model, dataset.classes, config.evaluation)
     panels, seconds = _panels(predictor, dataset, evaluated.images)
+    bill = measure(model, _example(model, dataset, config.evaluation), seconds=LATENCY_SECONDS)
     write_report(
         folder / "report.html",
         Report(
@@ -63,7 +69,7 @@ def report_run(
             scores=result,
             confusion=evaluated.matrix,
             panels=panels,
-            cost=_cost(model, found.folder, folder, config, bundle.step, seconds),
+            cost=_cost(bill, found.folder, folder, config, bundle.step, seconds),
             protocol=result["protocol"] | {"checkpoint": f"{found.checkpoint}, step {bundle.step}"},
             config_yaml=dump_yaml(config),
             environment=yaml.safe_load((folder / "environment.yaml").read_text(encoding="utf-8")),
@@ -102,15 +108,30 @@ def _panels(predictor: Predictor, dataset: Dataset, images: Sequence[ImageScore]
     return Panels(**{name: [made[row.index] for row in group] for name, group in groups.items()}), seconds
 
 
-def _cost(
-    model: Segmenter, bundle: Path, run: Path, config: RunConfig, step: int, seconds: Sequence[float]
-) -> list[Number]:
+def _example(model: Segmenter, dataset: Dataset, evaluation: EvaluationConfig) -> Tensor:
+    """The first image as the network gets it, or its first window; uint8 [1, C, h, w] on the network's device."""
+    images = network_input(dataset[0].image, evaluation.resize)
+    if evaluation.window is not None:
+        size = images.shape[2], images.shape[3]
+        height, width = window_sides(size, model.padded, evaluation.window)
+        images = images[:, :, :height, :width]
+    return images.to(model.mean.device)
+
+
+def _cost(bill: Cost, bundle: Path, run: Path, config: RunConfig, step: int, seconds: Sequence[float]) -> list[Number]:
     last = read_state(find_bundle(run, "last").folder)
     rate = last["step"] * config.batch / max(1e-9, last["seconds"])
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    device = next(model.parameters()).device.type
+    latency, device = bill.latency, bill.latency.device
+    shape = "x".join(str(side) for side in bill.shape)
+    spread = f"{1e3 * latency.low:.1f} to {1e3 * latency.high:.1f} ms are 10 to 90 % of {latency.runs} runs"
+    threads = f"{latency.threads} threads, {device}" if device == "cpu" else device
+    memory = [] if bill.peak is None else [Number("memory", f"{bill.peak / 2**20:.0f} MiB", f"peak beside it, {shape}")]
     return [
-        Number("parameters", f"{parameters / 1e6:.3f} M"),
+        Number("parameters", f"{bill.parameters / 1e6:.3f} M", f"{bill.executed / 1e6:.3f} M of them run"),
+        Number("size", f"{bill.size / 2**20:.3f} MiB", "parameters and buffers"),
+        Number("work", f"{bill.macs / 1e9:.3f} GMACs", f"convolutions and matrix products at {shape}"),
+        Number("latency", f"{1e3 * latency.median:.1f} ms", f"median; {spread}; {shape}, {threads}"),
+        *memory,
         Number("model file", f"{(bundle / 'model.safetensors').stat().st_size / 1e6:.2f} MB"),
         Number("training time", _clock(last["seconds"]), f"{last['step']} steps; validation and reports left out"),
         Number("training speed", f"{rate:.1f} images/s", f"batch {config.batch}, {last['threads']} threads, {device}"),

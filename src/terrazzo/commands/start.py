@@ -1,24 +1,34 @@
 """What `train` does before the first step: resolve the recipe against the data, set the machine up, open the folder."""
 
 import os
+from collections.abc import Generator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
 import torch
 import yaml
 from rich.console import Console
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from terrazzo import __version__
 from terrazzo.base import Dataset, InputError, Split, to_steps
 from terrazzo.commands.evaluate import check_same_classes, default_split
 from terrazzo.config import RunConfig, config_of, dump_yaml
 from terrazzo.data import build_dataset
+from terrazzo.data.augment import augment
+from terrazzo.data.loader import Batch, batches, checked_sample
+from terrazzo.engine.ema import Ema
+from terrazzo.engine.recompute import recompute_blocks
 from terrazzo.engine.rundir import RunDir, environment
 from terrazzo.engine.state import TrainState, read_state
+from terrazzo.engine.step import make_scaler
 from terrazzo.engine.world import World
-from terrazzo.models import LoadReport
-from terrazzo.optim import GroupRow
+from terrazzo.losses import Loss, build_loss, class_frequencies, needs_frequencies
+from terrazzo.models import LoadReport, build_model
+from terrazzo.optim import GroupRow, Schedule, build_optimizer, group_table
 from terrazzo.track.jsonl import Jsonl
 
 
@@ -35,20 +45,19 @@ class Sets:
 
 @dataclass(frozen=True)
 class Lengths:
-    """The recipe's durations in optimizer steps."""
+    """The recipe's durations in optimizer steps, and the schedule that knows them."""
 
     total: int
     log: int
     validate: int
     save: int
-    warmup: int
+    schedule: Schedule
 
     @classmethod
     def of(cls, cfg: RunConfig, samples: int) -> "Lengths":
         durations = (cfg.length, cfg.log_every, cfg.validate_every, cfg.save_every)
         total, log, validate, save = (to_steps(duration, samples, cfg.batch) for duration in durations)
-        warmup = to_steps(cfg.schedule.warmup, samples, cfg.batch) if cfg.schedule.warmup else 0
-        return cls(total, log, validate, save, warmup)
+        return cls(total, log, validate, save, Schedule(cfg.schedule, total, samples, cfg.batch))
 
 
 @dataclass(frozen=True)
@@ -102,13 +111,14 @@ def check_sets(sets: Sets) -> None:
 
 
 def set_threads(cfg: RunConfig, last: Path | None) -> int:
-    """Threads of this run: as saved, else as asked, else all cores. Their number is part of the exact bits.
+    """Threads of this process: as saved, else as asked, else its share of the cores. Part of the exact bits.
 
     Raises:
         InputError: a run that is resumed had more threads than this machine has cores.
     """
     cores = os.cpu_count() or 1
-    threads = int(read_state(last)["threads"]) if last else cfg.threads or cores
+    share = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    threads = int(read_state(last)["threads"]) if last else cfg.threads or share
     if last and threads > cores:
         raise InputError(
             f"{cfg.out} was started with threads={threads}, this machine has {cores} cores: the same bits cannot be "
@@ -136,21 +146,103 @@ def group_lines(rows: list[GroupRow]) -> str:
     return "\n".join([*lines, f"{'total':<22}{sum(r.tensors for r in rows):>8}{sum(r.params for r in rows):>12,}"])
 
 
-def start_folder(job: Job, report: LoadReport | None, groups: str) -> None:
+def build_state(job: Job, last: Path | None, own: nn.Module | None) -> tuple[TrainState, LoadReport | None]:
+    """Model, optimizer and counters, new or as the checkpoint `last` holds them; and what became of given weights.
+
+    Raises:
+        InputError: the recipe's parts do not fit each other or the machine.
+    """
+    cfg, device = job.cfg, job.world.device
+    threads = set_threads(cfg, last)
+    set_determinism(cfg, job.world)
+    torch.manual_seed(cfg.seed)
+    classes, channels = len(job.sets.train.classes), checked_sample(job.sets.train, 0).image.shape[2]
+    model, report = build_model(cfg.model, classes, channels, own=own, pretrained=last is None)
+    model = model.to(device)
+    if cfg.step.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    blocks = recompute_blocks(model) if cfg.step.recompute else []
+    optimizer = build_optimizer(model, model.role, cfg.optim)
+    state = TrainState(
+        model,
+        optimizer,
+        make_scaler(cfg.step, device),
+        threads,
+        torch.zeros(classes, classes, dtype=torch.int64, device=device),
+        torch.zeros((), dtype=torch.float64, device="cpu" if device.type == "mps" else device),
+        Ema(model, cfg.ema) if cfg.ema else None,
+    )
+    job.say(group_lines(group_table(optimizer.param_groups)))
+    if report is not None:
+        job.say(str(report))
+    if remark := parts_matter(model, job.world.size, cfg.step.accumulate):
+        job.say(remark)
+    if blocks:
+        job.say(f"recomputed in the backward pass: {', '.join(blocks)}")
+    if last is not None:
+        state.restore(last)
+    return state, report
+
+
+def parts_matter(model: nn.Module, ranks: int, accumulate: int) -> str | None:
+    """What makes this run's numbers depend on how a batch is divided, in a sentence; None if nothing does."""
+    if ranks * accumulate == 1:
+        return None
+    training = [module for module in model.modules() if module.training]
+    there = ["BatchNorm's statistics"] if any(isinstance(m, _BatchNorm) for m in training) else []
+    there += ["dropout"] if any(isinstance(m, nn.Dropout | nn.Dropout2d) and m.p for m in training) else []
+    if not there:
+        return None
+    return f"{' and '.join(there)} see {ranks} x {accumulate} parts of a batch: the run depends on their number"
+
+
+def build_loss_of(job: Job) -> Loss:
+    """The recipe's losses; reads the training labels once if class weights are automatic."""
+    cfg, dataset = job.cfg, job.sets.train
+    frequencies = None
+    if needs_frequencies(cfg.losses):
+        masks = (checked_sample(dataset, index).mask for index in range(len(dataset)))
+        frequencies = class_frequencies(masks, len(dataset.classes))
+    return build_loss(
+        cfg.losses,
+        dataset.classes,
+        auxiliary=cfg.auxiliary_weight,
+        frequencies=frequencies,
+        device=job.world.device,
+    )
+
+
+def feed_from(job: Job, step: int) -> Generator[Batch, None, None]:
+    """The batches of this rank from a step on."""
+    return batches(
+        job.sets.train,
+        partial(augment, cfg=job.cfg.augment),
+        seed=job.cfg.seed,
+        batch=job.cfg.batch,
+        first_step=step,
+        rank=job.world.rank,
+        world=job.world.size,
+        workers=job.cfg.data.workers,
+        worker_kind=job.cfg.data.worker_kind,
+        device=job.world.device,
+    )
+
+
+def start_folder(job: Job, state: TrainState, report: LoadReport | None) -> None:
     """Write what is known before the first step of a new run."""
     run, sets = job.run, job.sets
     for name in ("metrics.jsonl", "metrics.csv", "report.html", "log.txt"):
         (run.path / name).unlink(missing_ok=True)  # of a life that was killed before its first checkpoint
     run.write("config.yaml", dump_yaml(job.cfg))
     run.write("environment.yaml", yaml.safe_dump(environment(), sort_keys=False))
-    run.write("parameters.txt", groups + "\n")
+    run.write("parameters.txt", group_lines(group_table(state.optimizer.param_groups)) + "\n")
     if report is not None:
         run.write("weights.txt", f"{report}\n")
     for name, split in {"train": sets.train, "val": sets.val, sets.score_split: sets.score}.items():
         run.write(f"splits/{name}.txt", "".join(f"{line}\n" for line in _split_lines(split)))
     run.log(f"terrazzo {__version__} starts: {len(sets.train)} training images, {len(sets.val)} for validation")
-    if job.lengths.warmup >= job.lengths.total:
-        job.say(f"the run ends at step {job.lengths.total}, inside its warm-up of {job.lengths.warmup} steps")
+    for remark in job.lengths.schedule.remarks():
+        job.say(remark)
 
 
 def _split_lines(dataset: Dataset) -> list[str]:
@@ -173,6 +265,8 @@ def go_on(job: Job, state: TrainState) -> None:
         raise InputError(
             f"{run.path} was started for {total} steps; {lengths.total} is shorter: a length may only grow"
         )
+    if not job.world.main:
+        return
     Jsonl(run.path / "metrics.jsonl").cut(state.step)
     if lengths.total > total:
         job.say(

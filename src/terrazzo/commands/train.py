@@ -1,10 +1,11 @@
 """`terrazzo train`: the training loop, from a recipe to a run folder with checkpoints and a report."""
 
 import copy
+import json
 import math
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,28 +24,28 @@ from terrazzo.commands.report import report_run
 from terrazzo.commands.start import (
     Job,
     Lengths,
+    build_loss_of,
     build_sets,
+    build_state,
+    feed_from,
     go_on,
-    group_lines,
     own_sets,
-    set_determinism,
-    set_threads,
     start_folder,
 )
 from terrazzo.config import RunConfig, config_of, dump_yaml, load_config
-from terrazzo.data.augment import augment
-from terrazzo.data.loader import Batch, batches, checked_sample, seed_of
+from terrazzo.data.loader import seed_of
 from terrazzo.engine.rundir import RunDir
 from terrazzo.engine.state import TrainState
 from terrazzo.engine.step import make_step
 from terrazzo.engine.stop import StopFlag
 from terrazzo.engine.world import World
-from terrazzo.losses import Loss, build_loss, class_frequencies, needs_frequencies
-from terrazzo.metrics import Scores
-from terrazzo.models import build_model
-from terrazzo.optim import build_optimizer, group_table, lr_factor, set_lr
+from terrazzo.metrics import Scores, absent_under
+from terrazzo.optim import set_rates
 from terrazzo.track.console import ConsoleTracker
 from terrazzo.track.jsonl import Jsonl, read_lines, write_csv
+
+NONFINITE = "nonfinite.json"
+"""File of a run folder: the step whose loss was no number, and the images it read."""
 
 STOP_CHECK_STEPS = 10
 """Steps between asking all ranks whether one was told to stop; each question makes the hosts wait for each other."""
@@ -96,95 +97,77 @@ def train(
     world, run = World.join(cfg.device), RunDir(cfg.out)
     console = Console(stderr=True, quiet=not world.main)
     aside = run.move_aside() if fresh and world.main else None
-    with run, StopFlag() as stop:
+    with run if world.main else nullcontext(), StopFlag() as stop:
+        world.barrier()  # nobody looks into the folder before the main process holds it
         last = run.resumable()
         if last is not None:
-            run.check_same_run(yaml.safe_load(dump_yaml(cfg)))
+            saved = run.saved_config()  # of an older terrazzo perhaps, which had fewer keys
+            filled = None if saved is None else plain(config_of(saved, source=str(run.path / "config.yaml")))
+            run.check_same_run(filled, plain(cfg))
         sets = passed or build_sets(cfg)
         job = Job(cfg, world, run, console, sets, Lengths.of(cfg, len(sets.train)))
         if aside is not None:
             job.say(f"moved the old run to {aside}")
-        state = _build_state(job, last, model)
-        if state.step < job.lengths.total and not _loop(job, state, stop):
+        state, report = build_state(job, last, model)
+        if last is not None:
+            go_on(job, state)
+        elif world.main:
+            start_folder(job, state, report)
+        world.barrier()
+        ended = state.step >= job.lengths.total or state.stopped_early or _loop(job, state, stop)
+        if not ended:
             job.say(f"stopped at step {state.step}; the same command goes on from there")
-            return Run(cfg.out, state.step, finished=False, stopped_by=stop.number)
-        if world.main and not (cfg.out / "report.html").exists():
-            report_run(cfg.out, cfg, sets.score, sets.score_split, world, network=copy.deepcopy(model))
-        job.say(f"finished: {state.step} steps; report: {cfg.out / 'report.html'}")
-        return Run(cfg.out, state.step, finished=True)
-
-
-def _build_state(job: Job, last: Path | None, own: nn.Module | None) -> TrainState:
-    """Model, optimizer and counters: new, or as the checkpoint `last` holds them."""
-    cfg, device = job.cfg, job.world.device
-    threads = set_threads(cfg, last)
-    set_determinism(cfg, job.world)
-    torch.manual_seed(cfg.seed)
-    classes, channels = len(job.sets.train.classes), checked_sample(job.sets.train, 0).image.shape[2]
-    model, report = build_model(cfg.model, classes, channels, own=own, pretrained=last is None)
-    model = model.to(device)
-    if cfg.step.channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(model, model.role, cfg.optim)
-    state = TrainState(
-        model,
-        optimizer,
-        threads,
-        torch.zeros(classes, classes, dtype=torch.int64, device=device),
-        torch.zeros((), dtype=torch.float64, device="cpu" if device.type == "mps" else device),
-    )
-    groups = group_lines(group_table(optimizer.param_groups))
-    job.say(groups)
-    if report is not None:
-        job.say(str(report))
-    if last is not None:
-        state.restore(last)
-        go_on(job, state)
-    elif job.world.main:
-        start_folder(job, report, groups)
-    return state
+        elif world.main:
+            if not (cfg.out / "report.html").exists():
+                own = copy.deepcopy(model)
+                report_run(cfg.out, cfg, sets.score, sets.score_split, world.alone(), network=own)
+            early = ", stopped early" if state.stopped_early else ""
+            job.say(f"finished: {state.step} steps{early}; report: {cfg.out / 'report.html'}")
+        world.leave()
+        return Run(cfg.out, state.step, finished=ended, stopped_by=None if ended else stop.number)
 
 
 def _loop(job: Job, state: TrainState, stop: StopFlag) -> bool:
     """Train from state.step to the end; False if a signal stopped it before."""
     cfg, world, run, sets, lengths = job.cfg, job.world, job.run, job.sets, job.lengths
     model, tracker, samples = state.model, Jsonl(run.path / "metrics.jsonl"), len(sets.train)
-    loss = _build_loss(job)
-    step_fn = make_step(model, loss, state.optimizer, cfg.step, world)
-    feed = batches(
-        sets.train,
-        partial(augment, cfg=cfg.augment),
-        seed=cfg.seed,
-        batch=cfg.batch,
-        first_step=state.step,
-        rank=world.rank,
-        world=world.size,
-        workers=cfg.data.workers,
-    )
+    loss = build_loss_of(job)
+    step_fn = make_step(model, loss, state.optimizer, cfg.step, world, state.scaler)
+    feed = feed_from(job, state.step)
+    recent: list[tuple[int, tuple[str, ...], Tensor]] = []
     model.train()
     with closing(feed), ConsoleTracker(job.console, total=lengths.total, done=state.step) as screen:
-        while state.step < lengths.total:
+        while state.step < lengths.total and not state.stopped_early:
             began = time.perf_counter()
             batch = next(feed)
             torch.manual_seed(seed_of(cfg.seed, 2, state.step, world.rank))  # dropout, too, follows from the step
-            set_lr(state.optimizer, lr_factor(state.step, lengths.total, cfg.schedule, lengths.warmup))
+            set_rates(state.optimizer, lengths.schedule, state.step)
             result = step_fn(batch.images.to(world.device), batch.masks.to(world.device))
             state.count(result.loss, result.confusion)
+            recent.append((state.step, batch.names, result.loss))
             state.seconds += time.perf_counter() - began
             last = state.step == lengths.total
             screen.advance(state.step)
 
             values: dict[str, float] = {}
             improved: list[str] = []
-            if last or state.step % lengths.log == 0:
-                values |= _training_values(job, state, batch)
-            if last or state.step % lengths.validate == 0:
+            validating = last or state.step % lengths.validate == 0
+            if validating or state.step % lengths.log == 0 or state.step % lengths.save == 0:
+                check_finite(job, state, recent)  # before anything is written
+            if validating or state.step % lengths.log == 0:
+                values |= _training_values(job, state)
+            if validating:
+                world.share(state.shown.buffers())  # each rank has moved BatchNorm's statistics by its own part
                 with screen.doing("validate"):
                     val = score_dataset(
-                        model, sets.val, cfg.evaluation, world=world, workers=cfg.data.workers, loss=loss
+                        state.shown, sets.val, cfg.evaluation, world=world, workers=cfg.data.workers, loss=loss
                     )
-                values |= {"val/loss": val.loss, "val/miou": val.scores(cfg.evaluation).miou}
+                values |= {"val/loss": val.loss, "val/miou": val.tally.scores().miou}
                 improved = state.improved({"best_miou": values["val/miou"], "best_loss": -values["val/loss"]})
+                if cfg.early_stop is not None:
+                    waited = state.waits_too_long(values, cfg.early_stop)
+                    state.stopped_early = world.any(waited and world.main)  # decided once, for all ranks
+                    last = last or state.stopped_early
             if values and world.main:
                 values = {"epoch": round(state.step * cfg.batch / samples, 4), **values}
                 tracker.log(state.step, values)  # before any checkpoint: a resume cuts lines, it never misses one
@@ -198,24 +181,10 @@ def _loop(job: Job, state: TrainState, stop: StopFlag) -> bool:
                 _save(job, state, values, improved, ends=last or stopping)
             if stopping and not last:
                 world.barrier()  # the checkpoint is on disk before anybody leaves
-                run.log(f"stopped by signal {stop.number} at step {state.step}")
+                if world.main:
+                    run.log(f"stopped by signal {stop.number} at step {state.step}")
                 return False
     return True
-
-
-def _build_loss(job: Job) -> Loss:
-    cfg, dataset = job.cfg, job.sets.train
-    frequencies = None
-    if needs_frequencies(cfg.losses):
-        masks = (checked_sample(dataset, index).mask for index in range(len(dataset)))
-        frequencies = class_frequencies(masks, len(dataset.classes))
-    return build_loss(
-        cfg.losses,
-        dataset.classes,
-        auxiliary=cfg.auxiliary_weight,
-        frequencies=frequencies,
-        device=job.world.device,
-    )
 
 
 def ends_epoch(step: int, batch: int, samples: int) -> bool:
@@ -223,22 +192,47 @@ def ends_epoch(step: int, batch: int, samples: int) -> bool:
     return step * batch // samples > (step - 1) * batch // samples
 
 
-def _training_values(job: Job, state: TrainState, batch: Batch) -> dict[str, float]:
-    """Loss since the last line, mIoU of this epoch so far, learning rates. The only wait for the device."""
+def plain(config: RunConfig) -> dict[str, Any]:
+    """A recipe as the tree of its YAML file."""
+    tree: dict[str, Any] = yaml.safe_load(dump_yaml(config))
+    return tree
+
+
+def check_finite(job: Job, state: TrainState, recent: list[tuple[int, tuple[str, ...], Tensor]]) -> None:
+    """Stop at a loss that is no number, and keep what `terrazzo replay` needs to find out why. Waits for the device.
+
+    Raises:
+        InputError: it names the step, the images of its batch, and what to do.
+    """
+    losses = torch.stack([loss for _, _, loss in recent]).tolist()
+    bad = [
+        (step, names, loss) for (step, names, _), loss in zip(recent, losses, strict=True) if not math.isfinite(loss)
+    ]
+    recent.clear()
+    if not bad:
+        return
+    step, names, loss = bad[0]
+    dump = {"step": step, "loss": str(loss), "images": list(names), "rank": job.world.rank}
+    job.run.write(NONFINITE, json.dumps(dump, indent=2, ensure_ascii=False) + "\n")
+    rate = state.optimizer.param_groups[0]["lr"]
+    raise InputError(
+        f"the training loss is {loss} at step {step} (learning rate {rate:.3g}; images: {', '.join(names)}). "
+        "Try a lower optim.lr, a schedule.warmup, or step.clip=1. The last good checkpoint is kept; "
+        f"`terrazzo replay {job.cfg.out}` runs the step again and names the layer where it began"
+    )
+
+
+def _training_values(job: Job, state: TrainState) -> dict[str, float]:
+    """Loss since the last line, mIoU of this epoch so far, learning rates."""
     loss = (job.world.sum(state.loss_sum.clone()) / job.world.size / max(1, state.loss_steps)).item()
     groups = state.optimizer.param_groups
-    if not math.isfinite(loss):
-        raise InputError(
-            f"the training loss is {loss} at step {state.step} (learning rate {groups[0]['lr']:.3g}; last batch: "
-            f"{', '.join(batch.names)}). Try a lower optim.lr, a schedule.warmup, or step.clip=1. "
-            f"The last good checkpoint in {job.cfg.out} is kept"
-        )
     matrix: Tensor = job.world.sum(state.confusion.clone())
+    evaluation = job.cfg.evaluation
     state.loss_sum.zero_()
     state.loss_steps = 0
     return {
         "train/loss": loss,
-        "train/miou": Scores.of(matrix, job.cfg.evaluation.absent).miou,
+        "train/miou": Scores.of(matrix, absent_under(evaluation.protocol, evaluation.absent)).miou,
         **{f"lr/{group['name']}": group["lr"] for group in groups},
     }
 
@@ -269,8 +263,10 @@ def _fill_bundle(folder: Path, *, job: Job, state: TrainState, values: dict[str,
         classes=BundleClasses.of(job.sets.train.classes),
         normalization=state.model.normalization,
         resize=job.cfg.evaluation.resize,
+        window=job.cfg.evaluation.window,
+        tta=job.cfg.evaluation.tta,
         step=state.step,
         scores=scores,
         version=__version__,
     )
-    save_bundle(folder, state.model, config)
+    save_bundle(folder, state.shown, config)

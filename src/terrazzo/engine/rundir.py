@@ -22,6 +22,7 @@ MAY_DIFFER = (
     "out",
     "data.root",
     "data.workers",
+    "data.worker_kind",
     "device",
     "save_every",
     "validate_every",
@@ -90,13 +91,12 @@ class RunDir:
             return None
         return dict(tree)
 
-    def check_same_run(self, resolved: dict[str, Any]) -> None:
-        """Refuse to go on as another run than the one saved here.
+    def check_same_run(self, saved: dict[str, Any] | None, resolved: dict[str, Any]) -> None:
+        """Refuse to go on as another run than the one saved here; both recipes with every default filled in.
 
         Raises:
             InputError: it names every key that differs.
         """
-        saved = self.saved_config()
         if saved is None:
             raise InputError(f"{self.path} holds a checkpoint but no config.yaml; choose another out, or --fresh")
         before, now = _leaves(saved), _leaves(resolved)

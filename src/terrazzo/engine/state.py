@@ -14,11 +14,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from terrazzo.base import InputError
+from terrazzo.engine.ema import Ema
+from terrazzo.engine.stop import EarlyStop
 from terrazzo.files import remove_tree, sync, sync_tree
 from terrazzo.models import Segmenter
 
 MODEL_FILE = "model.safetensors"
 STATE_FILE = "train_state.pt"
+COUNTERS = ("step", "loss_steps", "best", "waited", "stopped_early", "seconds")
+"""Plain fields of the training state."""
 
 
 @dataclass
@@ -27,18 +31,28 @@ class TrainState:
 
     model: Segmenter
     optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
     threads: int
     confusion: Tensor
     """int64 [K, K]: training predictions of this epoch so far."""
     loss_sum: Tensor
     """float64 []: training losses since the last line of the log."""
+    ema: Ema | None = None
     loss_steps: int = 0
     step: int = 0
     """Optimizer steps done."""
     best: dict[str, float] = field(default_factory=dict)
     """Best score so far by checkpoint name, higher is better (best_loss holds the negative loss)."""
+    waited: int = 0
+    """Validations since the last one that early stopping counts as better."""
+    stopped_early: bool = False
     seconds: float = 0.0
     """Time spent in steps, over all lives of the run."""
+
+    @property
+    def shown(self) -> Segmenter:
+        """The network that is scored and shipped: the mean of the weights where there is one."""
+        return self.model if self.ema is None else self.ema.model
 
     def count(self, loss: Tensor, confusion: Tensor) -> None:
         """Take in one step's result, on the device."""
@@ -46,6 +60,8 @@ class TrainState:
         self.loss_sum += loss.to(self.loss_sum.device)
         self.loss_steps += 1
         self.confusion += confusion
+        if self.ema is not None:
+            self.ema.update(self.model, self.step)
 
     def improved(self, scores: dict[str, float]) -> list[str]:
         """Names of the scores that are the best so far; the first one always is, nan is worse than any number."""
@@ -54,22 +70,29 @@ class TrainState:
         self.best |= {name: ranked[name] for name in better}
         return better
 
+    def waits_too_long(self, values: dict[str, float], rule: EarlyStop) -> bool:
+        """Take in a validation; True if the rule ends the run here."""
+        better = rule.sign * values[rule.metric]
+        if better > self.best.get("early_stop", -math.inf) + rule.min_change:
+            self.best["early_stop"], self.waited = better, 0
+        else:
+            self.waited += 1
+        return self.waited >= rule.patience
+
     def write(self, folder: Path) -> None:
         """Write the training state into a checkpoint folder that already holds the model file it belongs to."""
-        torch.save(
-            {
-                "model_sha256": file_hash(folder / MODEL_FILE),
-                "optimizer": self.optimizer.state_dict(),
-                "threads": self.threads,
-                "confusion": self.confusion,
-                "loss_sum": self.loss_sum,
-                "loss_steps": self.loss_steps,
-                "step": self.step,
-                "best": self.best,
-                "seconds": self.seconds,
-            },
-            folder / STATE_FILE,
-        )
+        saved = {name: getattr(self, name) for name in COUNTERS}
+        saved |= {
+            "model_sha256": file_hash(folder / MODEL_FILE),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "threads": self.threads,
+            "confusion": self.confusion,
+            "loss_sum": self.loss_sum,
+        }
+        if self.ema is not None:
+            saved["raw"] = self.model.state_dict()  # the model file holds the mean
+        torch.save(saved, folder / STATE_FILE)
 
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint folder.
@@ -83,12 +106,15 @@ class TrainState:
                 f"{folder}: {MODEL_FILE} is not the file that {STATE_FILE} was saved with; "
                 "put the original back, or start anew with --fresh"
             )
-        self.model.load_state_dict(load_file(folder / MODEL_FILE))
+        self.shown.load_state_dict(load_file(folder / MODEL_FILE))
+        if self.ema is not None:
+            self.model.load_state_dict(saved["raw"])
         self.optimizer.load_state_dict(saved["optimizer"])
+        self.scaler.load_state_dict(saved["scaler"])
         self.confusion.copy_(saved["confusion"])
         self.loss_sum.copy_(saved["loss_sum"])
-        self.loss_steps, self.step = saved["loss_steps"], saved["step"]
-        self.best, self.seconds = dict(saved["best"]), saved["seconds"]
+        for name in COUNTERS:
+            setattr(self, name, saved[name])
 
 
 def read_state(folder: Path) -> dict[str, Any]:

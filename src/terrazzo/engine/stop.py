@@ -1,12 +1,35 @@
-"""Stop politely: a signal sets a flag, the loop saves and leaves between two steps."""
+"""When to stop: politely on a signal (it sets a flag, the loop saves and leaves between two steps), or early."""
 
 import signal
 import threading
 from types import FrameType
-from typing import Self
+from typing import Literal, Self
+
+from pydantic import NonNegativeFloat, PositiveInt
+
+from terrazzo.base import Config
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 """Those of this system: Windows has no SIGUSR1."""
+
+
+class EarlyStop(Config):
+    """End the run when a score has not become better for a while."""
+
+    metric: Literal["val/loss", "val/miou", "train/loss", "train/miou"] = "val/loss"
+    """Key of metrics.jsonl that is watched, at validations."""
+    mode: Literal["min", "max"] | None = None
+    """Whether less or more is better; null: less of a loss, more of a score."""
+    patience: PositiveInt = 20
+    """Validations without a better value before the run ends."""
+    min_change: NonNegativeFloat = 0.0
+    """A value is better only if it is so by more than this."""
+
+    @property
+    def sign(self) -> int:
+        """1 where more is better."""
+        mode = self.mode or ("min" if self.metric.endswith("loss") else "max")
+        return 1 if mode == "max" else -1
 
 
 class StopFlag:

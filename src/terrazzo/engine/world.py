@@ -1,6 +1,7 @@
 """The processes that train together. One process is a world of one: no branch elsewhere."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
@@ -60,10 +61,25 @@ class World:
         dist.all_reduce(votes, dist.ReduceOp.MAX, group=self.cpu_group)
         return bool(votes.item())
 
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Give every rank rank 0's values, in place."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
+
     def barrier(self) -> None:
         """Wait until every rank is here."""
         if self.size > 1:
             dist.barrier(group=self.cpu_group)
+
+    def alone(self) -> "World":
+        """This process by itself, for what one rank does while the others are done."""
+        return World(0, 1, self.device)
+
+    def leave(self) -> None:
+        """End the group; torch warns of a process that exits inside one."""
+        if self.size > 1:
+            dist.destroy_process_group()
 
 
 def choose_device(device: Literal["auto", "cpu", "cuda", "mps"], local_rank: int = 0) -> torch.device:
