@@ -20,6 +20,15 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def shared_parity() -> Path:
+    """Folder of what other tools said about made-up data; the test is skipped, with the reason, where it is absent."""
+    folder = SHARED / "parity"
+    if not folder.is_dir():
+        pytest.skip(f"no parity data at TERRAZZO_SHARED={SHARED}")
+    return folder
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     skipped = terminalreporter.stats.get("skipped", [])
     names = sorted(f"{r.nodeid.split('::')[-1]} ({str(r.longrepr[2]).removeprefix('Skipped: ')})" for r in skipped)

@@ -2,50 +2,40 @@
 
 import hashlib
 import json
+import multiprocessing
 import shutil
 import threading
-from collections.abc import Callable
-from itertools import chain
+from collections.abc import Callable, Generator
+from contextlib import closing
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 import terrazzo
+from settings_own import SIZE, OwnSet
 from terrazzo.base import Classes, InputError, Sample, Split
-from terrazzo.commands.evaluate import score_dataset
-from terrazzo.commands.start import Lengths, set_determinism
+from terrazzo.commands.evaluate import Evaluated, score_dataset
+from terrazzo.commands.start import Job, Lengths, Sets, build_sets, feed_from, set_determinism
 from terrazzo.config import RunConfig
 from terrazzo.data import available_splits, build_dataset
 from terrazzo.data.augment import augment
+from terrazzo.data.loader import Batch
+from terrazzo.engine.rundir import RunDir
 from terrazzo.engine.state import read_state
 from terrazzo.engine.world import World
 from terrazzo.losses import build_loss, count
 from terrazzo.models import Segmenter, build_model
-from terrazzo.optim import build_optimizer, lr_factor
+from terrazzo.optim import build_optimizer
 from terrazzo.output import Output
 from terrazzo.track.jsonl import read_lines
 
 See = Callable[[RunConfig], Any]
-
-SIZE = (24, 40)
-"""Height and width of all images; not square, or the two sides of a resize could not be told apart."""
-
-
-class OwnSet:
-    """A user's dataset."""
-
-    classes = Classes.of(["x", "y"])
-
-    def __len__(self) -> int:
-        return 4
-
-    def __getitem__(self, index: int) -> Sample:
-        rng = np.random.default_rng(index)
-        image, mask = rng.integers(0, 256, (*SIZE, 3), np.uint8), rng.integers(0, 2, SIZE, np.uint8)
-        return Sample(image, mask, str(index))
 
 
 class OwnNet(nn.Module):
@@ -111,6 +101,11 @@ def bundle_resize(cfg: RunConfig) -> Any:
     return json.loads((cfg.out / "checkpoints/last/config.json").read_text())["resize"], scores
 
 
+def last_step(cfg: RunConfig) -> int:
+    """At which a run ended."""
+    return int(read_lines(trained(cfg) / "metrics.jsonl")[-1]["step"])
+
+
 def kept_checkpoints(cfg: RunConfig) -> list[str]:
     return sorted(path.name for path in (trained(cfg) / "checkpoints").glob("step_*"))
 
@@ -140,10 +135,65 @@ def training_convolutions(look: Callable[[nn.Conv2d, Tensor, Tensor], Any]) -> S
     return see
 
 
-def loader_threads(cfg: RunConfig) -> bool:
-    """Whether threads of the loader were there while a run trained."""
-    seen = training_convolutions(lambda *_: any(t.name.startswith("terrazzo-loader") for t in threading.enumerate()))
-    return True in seen(cfg)
+def forwards(cfg: RunConfig) -> int:
+    """Calls of linear layers and convolutions in one training run; what is recomputed is called twice."""
+    calls = 0
+
+    def hook(module: nn.Module, inputs: object, output: object) -> None:
+        nonlocal calls
+        calls += module.training and isinstance(module, nn.Linear | nn.Conv2d)
+
+    handle = nn.modules.module.register_module_forward_hook(hook)
+    try:
+        trained(cfg)
+    finally:
+        handle.remove()
+    return calls
+
+
+def compilers(cfg: RunConfig) -> list[str]:
+    """What torch.compile was asked to compile with in a run; it runs with "eager", which takes no minutes."""
+    found = []
+    real = torch.compile
+
+    def recorded(model: Any, *, backend: str, **options: Any) -> Any:
+        found.append(backend)
+        return real(model, backend="eager", **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.compile", recorded)
+        trained(cfg)
+    return found
+
+
+def captured(cfg: RunConfig) -> bool:
+    """Whether a run made compiled graphs."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    trained(cfg)
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+
+
+def feeding(cfg: RunConfig) -> Generator[Batch, None, None]:
+    """The batches that a run with this config would train on."""
+    own = OwnSet()
+    sets = Sets(own, own, own, "val") if cfg.data.kind == "own" else build_sets(cfg)
+    world, run, console = World.join(cfg.device), RunDir(cfg.out), Console(quiet=True)
+    return feed_from(Job(cfg, world, run, console, sets, Lengths.of(cfg, len(sets.train))), 0)
+
+
+def fed(cfg: RunConfig) -> list[Any]:
+    """Of the first batches."""
+    with closing(feeding(cfg)) as feed:
+        return [(batch.names, bits(batch.images, batch.masks)) for batch in islice(feed, 4)]
+
+
+def crew(cfg: RunConfig) -> set[str]:
+    """Threads or processes, as the loader has them while it feeds; how many threads there are is up to chance."""
+    with closing(feeding(cfg)) as feed:
+        next(feed)
+        everyone = [*threading.enumerate(), *multiprocessing.active_children()]
+        return {type(each).__name__ for each in everyone if each.name.startswith("terrazzo-loader")}
 
 
 def read(*splits: Split) -> See:
@@ -202,18 +252,47 @@ def answer(cfg: RunConfig) -> Any:
     return bits(output.logits, *output.aux), output.covers
 
 
-def scored(cfg: RunConfig) -> float:
-    """The loss of an untrained network over the validation images; its scores hardly differ."""
+def evaluated(cfg: RunConfig) -> Evaluated:
+    """What an untrained network is worth on the validation images."""
     dataset = build_dataset(cfg.data, "val")
     fn = build_loss(cfg.losses, dataset.classes, auxiliary=cfg.auxiliary_weight)
-    return score_dataset(built(cfg), dataset, cfg.evaluation, world=World.join("cpu"), loss=fn).loss
+    network = built(cfg, len(dataset.classes))
+    return score_dataset(network, dataset, cfg.evaluation, world=World.join("cpu"), loss=fn)
+
+
+def scored(cfg: RunConfig) -> float:
+    """The loss of an untrained network over the validation images; its scores hardly differ."""
+    return evaluated(cfg).loss
+
+
+def told(cfg: RunConfig) -> str:
+    """All scores of an untrained network, without the words on how they were made."""
+    return json.dumps({key: value for key, value in evaluated(cfg).tally.result().items() if key != "protocol"})
+
+
+def shown(cfg: RunConfig) -> set[int]:
+    """How many images the network sees at a time while it is scored."""
+    found = set()
+
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
+        if isinstance(module, Segmenter):
+            found.add(len(inputs[0]))
+
+    handle = nn.modules.module.register_module_forward_hook(hook)
+    try:
+        evaluated(cfg)
+    finally:
+        handle.remove()
+    return found
 
 
 def loss(cfg: RunConfig) -> float:
-    """Of fixed logits and masks, with an auxiliary head."""
+    """Of fixed logits and masks, with an auxiliary head. Regions have an inside, the second image no class c."""
     random = torch.Generator().manual_seed(0)
     main, auxiliary = (torch.randn(2, 3, 6, 10, generator=random) for _ in range(2))
-    masks = torch.randint(0, 3, (2, *SIZE), generator=random, dtype=torch.uint8)
+    blocks = torch.randint(0, 3, (2, 3, 5), generator=random, dtype=torch.uint8)
+    blocks[1].clamp_(max=1)
+    masks = blocks.repeat_interleave(8, 1).repeat_interleave(8, 2)
     frequencies = torch.tensor([0.5, 0.3, 0.2])
     fn = build_loss(cfg.losses, Classes.of(["a", "b", "c"]), auxiliary=cfg.auxiliary_weight, frequencies=frequencies)
     return fn(Output(main, (auxiliary,), covers=SIZE), masks, count(masks)).item()
@@ -235,7 +314,7 @@ def fused(cfg: RunConfig) -> bool:
     return bool(build_optimizer(network, network.role, cfg.optim).param_groups[0]["fused"])
 
 
-def rates(cfg: RunConfig) -> list[float]:
-    """Factors of the learning rate in a run over 4 samples."""
-    lengths = Lengths.of(cfg, 4)
-    return [lr_factor(step, lengths.total, cfg.schedule, lengths.warmup) for step in range(lengths.total)]
+def rates(cfg: RunConfig) -> list[tuple[float, float | None]]:
+    """Factors of the learning rate, and momenta, in a run over 4 samples."""
+    schedule = Lengths.of(cfg, 4).schedule
+    return [(schedule.lr_factor(step), schedule.momentum(step)) for step in range(schedule.total)]

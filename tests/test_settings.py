@@ -2,18 +2,17 @@
 
 from collections.abc import Callable, Iterator
 from itertools import combinations
-from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 import cv2
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from settings_cases import BASE, CASES, EXEMPT, REFUSED, SMP, Tree, With
-from settings_seen import SIZE, built, weights
+from settings_base import BASE, Tree, With
+from settings_cases import CASES, EXEMPT, REFUSED
+from settings_seen import fed
+from settings_trees import write_trees
 from terrazzo.base import Config, InputError
 from terrazzo.config import RunConfig, config_of
 
@@ -130,7 +129,7 @@ def test_the_walk_sees_unions_lists_lengths_and_plain_values() -> None:
     some |= {"augment.base.fit.long", "schedule.poly.warmup.epochs", "optim.adamw.betas", "model.smp.weights"}
     assert some <= LEAVES.keys()
     assert len([*leaves(RunConfig)]) == len(LEAVES), "two settings have one name"
-    assert LEAVES["losses.kind"].kinds == {"cross_entropy", "tversky"}
+    assert LEAVES["losses.kind"].kinds > {"cross_entropy", "tversky"}
     assert LEAVES["losses.tversky.eps"].put(2) == {"losses": [{"kind": "tversky", "eps": 2}]}
 
 
@@ -166,47 +165,12 @@ def test_a_setting_that_can_change_nothing_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in LEAVES if name.endswith(".workers")])
 def test_workers_change_no_bit(name: str) -> None:
     given = CASES[name].given
-    assert weights(config_with(name, 0, given)) == weights(config_with(name, 3, given))
+    assert fed(config_with(name, 0, given)) == fed(config_with(name, 3, given))
 
 
-def write_trees() -> None:
-    """Every layout twice with other pixels, one/ and two/, and files of weights; below the working folder."""
-    for seed, name in enumerate(("one", "two")):
-        rng, root = np.random.default_rng(seed), Path(name)
-        for split, ids in (("train", ("a", "a b", "c", "d")), ("val", ("e", "f"))):
-            for each in ids:
-                for variant in ("", "_other"):
-                    here = root / "folder" / split
-                    _write(here / f"images{variant}/{each}.png", here / f"labels{variant}/{each}.png", [0, 1, 2], rng)
-        for file, text in (
-            ("ac.txt", "a\nc\n"),
-            ("d.txt", "d\n"),
-            ("all.txt", "a\na b\nc\nd\n"),
-            ("columns.txt", "a b\n"),
-        ):
-            (root / "folder" / file).write_text(text)
-        for each, values in (("x", [0, 255]), ("y", [0, 1])):
-            _write(root / f"bits/images/{each}.png", root / f"bits/labels/{each}.png", values, rng)
-        _write(root / "colors/images/x.png", root / "colors/labels/x.png", [(0, 0, 255), (0, 255, 0), (255, 0, 0)], rng)
-        for split in ("train", "val", "test"):
-            for k in range(2):
-                _write(root / f"camvid/{split}/{k}.png", root / f"camvid/{split}annot/{k}.png", range(12), rng)
-        for k in range(6):
-            image, label = f"JPEGImages/{k}.jpg", f"SegmentationClass/{k}.png"
-            _write(root / "voc" / image, root / "voc" / label, range(21), rng)
-            _write(root / f"pets/images/{k}.jpg", root / f"pets/annotations/trimaps/{k}.png", [1, 2, 3], rng)
-        lists = root / "voc/ImageSets/Segmentation"
-        lists.mkdir(parents=True)
-        for file, ids in (("train.txt", "012"), ("val.txt", "34"), ("other.txt", "45")):
-            (lists / file).write_text("\n".join(ids))
-        for file, ids in (("trainval.txt", "0123"), ("test.txt", "45")):
-            (root / "pets/annotations" / file).write_text("".join(f"{k} 1 1 1\n" for k in ids))
-    for model in (SMP, BASE["model"], {"kind": "own"}):
-        network = built(config_of(BASE | {"model": model}), seed=7)
-        save_file(network.state_dict(), f"{model['kind']}.safetensors")
-
-
-def _write(image: Path, label: Path, values: Any, rng: np.random.Generator) -> None:
-    for path, pixels in ((image, rng.integers(0, 256, (*SIZE, 3))), (label, rng.choice(np.array(values), SIZE))):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        assert cv2.imwrite(str(path), pixels.astype(np.uint8))
+@pytest.mark.parametrize("kind", ["folder", "own"])
+def test_worker_processes_change_no_bit(kind: str) -> None:
+    name = f"data.{kind}.worker_kind"
+    assert fed(config_with(name, "thread", {})) == fed(
+        config_with(name, "process", {"data": {"kind": kind, "workers": 2}})
+    )
