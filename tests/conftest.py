@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# No test has a time limit; CI sees the same examples every time, a developer new ones.
+settings.register_profile("terrazzo", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("terrazzo")
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core already: threads on top only wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
