@@ -96,6 +96,17 @@ def test_evaluate_writes_json_with_the_promised_keys(home: Path) -> None:
     assert [one["checkpoint"] for one in listed] == ["last", "best_miou", "best_loss"]
 
 
+def test_scores_on_other_data_are_not_kept_as_the_runs_own(home: Path) -> None:
+    def kept() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in (home / "run/evaluation").rglob("*")}
+
+    before = kept()
+    done = terrazzo("evaluate", "run", "--data", "pets_quickstart", "--json", "other.json", cwd=home)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((home / "other.json").read_text())["protocol"]["limit"] is None
+    assert kept() == before
+
+
 def test_a_bundle_stands_alone(home: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     shutil.copytree(home / "run/checkpoints/best_miou", bundle)

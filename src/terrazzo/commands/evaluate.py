@@ -183,7 +183,7 @@ def evaluate(
     dataset: Dataset | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any] | list[dict[str, Any]]:
-    """Score MODEL; the result is also written into its run folder and, if asked, to a JSON file.
+    """Score MODEL; a result on the run's own data is also kept in its folder, and any, if asked, in a JSON file.
 
     Args:
         model: run folder, bundle or checkpoint file.
@@ -205,7 +205,8 @@ def evaluate(
     for name in names:
         found = find_bundle(model, name)
         config = _data_config(found, data)
-        results.append(_evaluate_one(found, config, overrides, split, device, network, dataset, progress))
+        own = data is None and not overrides  # else the run's folder would tell of another data set or another look
+        results.append(_evaluate_one(found, config, own, overrides, split, device, network, dataset, progress))
     result = results if checkpoint == "all" else results[0]
     if json is not None:
         write_text(Path(json), jsonlib.dumps(result, indent=2, ensure_ascii=False) + "\n")
@@ -225,6 +226,7 @@ def _data_config(found: Found, data: str | Path | RunConfig | None) -> RunConfig
 def _evaluate_one(
     found: Found,
     config: RunConfig,
+    own: bool,
     overrides: Sequence[str],
     split: Split | None,
     device: str,
@@ -247,7 +249,7 @@ def _evaluate_one(
         model.to(world.device), dataset, evaluation, world=world, workers=config.data.workers, progress=progress
     )
     result = as_result(evaluated, config, split, dataset) | {"checkpoint": found.checkpoint, "step": bundle.step}
-    if found.run is not None:
+    if found.run is not None and own:
         save_evaluation(found.run, evaluated, result, dataset.classes)
     return result
 
