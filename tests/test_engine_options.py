@@ -319,6 +319,25 @@ def test_a_loss_that_is_no_number_is_dumped_and_replayed(tmp_path: Path) -> None
     assert len(list(found.folder.glob("*-image.png"))) == 4
 
 
+def test_a_signal_does_not_save_weights_that_are_no_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import signal
+
+    def poisoned(*args: Any) -> Any:
+        step = make_step(*args)
+
+        def one(*inputs: Tensor) -> Any:
+            signal.raise_signal(signal.SIGTERM)
+            result = step(*inputs)
+            return result._replace(loss=result.loss / 0)
+
+        return one
+
+    monkeypatch.setattr("terrazzo.commands.train.make_step", poisoned)
+    with pytest.raises(InputError, match=r"training loss is inf at step 1 "):
+        run(tmp_path / "r")
+    assert not (tmp_path / "r/checkpoints").exists()
+
+
 def test_what_cannot_be_replayed_says_why(tmp_path: Path) -> None:
     run(tmp_path / "r")
     with pytest.raises(InputError, match="was not stopped by its loss"):

@@ -177,6 +177,8 @@ def _loop(job: Job, state: TrainState, stop: StopFlag) -> bool:
 
             asking = world.size == 1 or last or state.step % STOP_CHECK_STEPS == 0
             stopping = asking and world.any(stop.set)
+            if stopping and recent:
+                check_finite(job, state, recent)
             if world.main:
                 _save(job, state, values, improved, ends=last or stopping)
             if stopping and not last:
