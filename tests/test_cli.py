@@ -55,6 +55,7 @@ def test_a_run_folder_holds_what_others_rely_on(home: Path) -> None:
         assert {"model.safetensors", "config.json"} <= {p.name for p in (run / "checkpoints" / name).iterdir()}
     assert (run / "checkpoints/last/train_state.pt").exists()
     assert not (run / "checkpoints/best_miou/train_state.pt").exists()
+    assert (run / "evaluation/test-best_miou/cost.csv").read_text().startswith("what,value,of\nparameters,")
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     assert {"step", "epoch", "train/loss", "train/miou", "val/loss", "val/miou"} <= last.keys()
     assert any(key.startswith("lr/") for key in last)

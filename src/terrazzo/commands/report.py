@@ -1,7 +1,9 @@
 """The end of a run: its best checkpoint is scored, and drawn for people in report.html."""
 
+import csv
 import time
 from collections.abc import Callable, Sequence
+from io import StringIO
 from pathlib import Path
 from statistics import median
 
@@ -15,6 +17,7 @@ from terrazzo.config import EvaluationConfig, RunConfig, dump_yaml
 from terrazzo.cost import Cost, measure
 from terrazzo.engine.state import read_state
 from terrazzo.engine.world import World
+from terrazzo.files import write_text
 from terrazzo.infer.predictor import Predictor, network_input
 from terrazzo.infer.tiles import window_sides
 from terrazzo.models import Segmenter
@@ -58,6 +61,8 @@ def report_run(
     predictor = Predictor(model, dataset.classes, config.evaluation)
     panels, seconds = _panels(predictor, dataset, evaluated.images)
     bill = measure(model, _example(model, dataset, config.evaluation), seconds=LATENCY_SECONDS)
+    cost = _cost(bill, found.folder, folder, config, bundle.step, seconds)
+    write_text(evaluation / "cost.csv", _cost_table(cost))
     write_report(
         folder / "report.html",
         Report(
@@ -69,7 +74,7 @@ def report_run(
             scores=result,
             confusion=evaluated.matrix,
             panels=panels,
-            cost=_cost(bill, found.folder, folder, config, bundle.step, seconds),
+            cost=cost,
             protocol=result["protocol"] | {"checkpoint": f"{found.checkpoint}, step {bundle.step}"},
             config_yaml=dump_yaml(config),
             environment=yaml.safe_load((folder / "environment.yaml").read_text(encoding="utf-8")),
@@ -138,6 +143,14 @@ def _cost(bill: Cost, bundle: Path, run: Path, config: RunConfig, step: int, sec
         Number("prediction", f"{1e3 * median(seconds):.0f} ms an image", f"median of {len(seconds)}, array to mask"),
         Number("shown checkpoint", f"step {step}"),
     ]
+
+
+def _cost_table(rows: Sequence[Number]) -> str:
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["what", "value", "of"])
+    writer.writerows([row.label, row.value, row.hint] for row in rows)
+    return text.getvalue()
 
 
 def _clock(seconds: float) -> str:

@@ -107,6 +107,8 @@ def check_sets(sets: Sets) -> None:
     if not len(sets.train):
         raise InputError("the training set is empty")
     for other in (sets.val, sets.score):
+        if not len(other):
+            raise InputError("the validation or test set is empty: there is nothing to score")
         check_same_classes(sets.train.classes, other.classes, "train and the other splits differ")
 
 
