@@ -70,11 +70,9 @@ def test_a_forgotten_object_is_asked_for(page: SimpleNamespace) -> None:
 def test_an_empty_set_is_named_before_training(page: SimpleNamespace) -> None:
     base = {"data": {"kind": "own"}, "model": {"kind": "own"}, "length": {"steps": 1}, "device": "cpu"}
     for train, val, sentence in ((0, 4, "training set is empty"), (4, 0, "validation or test set is empty")):
+        sets = {"train_set": page.Stripes(train, 0), "val_set": page.Stripes(val, 1)}
         with pytest.raises(InputError, match=sentence):
-            sets = {"train_set": page.Stripes(train, 0), "val_set": page.Stripes(val, 1)}
             terrazzo.train(base, model=page.TwoLayers(2), **sets)
-                base, model=page.TwoLayers(2), train_set=page.Stripes(train, 0), val_set=page.Stripes(val, 1)
-            )
 
 
 def test_a_bundle_of_an_own_network_asks_for_the_code(page: SimpleNamespace) -> None:
