@@ -1,7 +1,9 @@
 """How a step may be computed: precision, parts, recomputed, compiled, averaged, stopped early, on two ranks."""
 
+import copy
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -24,7 +26,7 @@ from terrazzo.engine.step import StepConfig, make_scaler, make_step
 from terrazzo.engine.stop import EarlyStop
 from terrazzo.engine.world import World
 from terrazzo.losses import CrossEntropy, Tversky, build_loss
-from terrazzo.models import SmpModel, UNetModel, build_model
+from terrazzo.models import SegFormerModel, SmpModel, UNetModel, build_model
 
 CPU = World(0, 1, torch.device("cpu"))
 CLASSES = Classes.of(["a", "b", "c"])
@@ -159,6 +161,23 @@ def test_a_compiled_step_is_the_step() -> None:
     eager = one_step(network(), StepConfig())
     compiled = one_step(network(), StepConfig(mode="compile", backend="eager"))
     torch.testing.assert_close(eager, compiled)
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch's compiler needs a C++ compiler on a CPU")
+@pytest.mark.parametrize("name", ["unet", "segformer"])
+def test_a_step_compiled_by_inductor_learns_what_the_eager_step_learns(name: str) -> None:
+    """Kernels of torch's own compiler, forward and backward; equal to rounding."""
+    configs = {
+        "unet": UNetModel(width=4, depth=2),
+        "segformer": SegFormerModel(
+            dims=(8, 16, 16, 16), heads=(1, 1, 2, 2), depths=(1, 1, 1, 1), decoder_width=16, dropout=0
+        ),
+    }
+    torch.manual_seed(0)
+    model = build_model(configs[name], 3)[0]
+    eager = one_step(copy.deepcopy(model), StepConfig())
+    compiled = one_step(model, StepConfig(mode="compile"))
+    torch.testing.assert_close(eager, compiled, rtol=1e-4, atol=1e-5)
 
 
 def test_a_network_that_cannot_be_captured_is_an_error_not_a_fallback() -> None:
@@ -394,4 +413,63 @@ def test_two_ranks_are_one_to_1e_10(tmp_path: Path) -> None:
     first, second = json.loads(first), json.loads(second)
     assert first["val/miou"] == second["val/miou"]
     assert abs(first["val/loss"] - second["val/loss"]) < 1e-9
+    assert abs(first["train/loss"] - second["train/loss"]) < 1e-6  # what is reduced over ranks is what is logged
     assert (tmp_path / "two/report.html").exists()
+
+
+STOPPED = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from test_engine_options import Noise, recipe
+import terrazzo, terrazzo.commands.train as training
+
+make, rank = training.make_step, int(os.environ["RANK"])
+
+def told(*args):
+    step, done = make(*args), []
+    def one(*inputs):
+        done.append(1)
+        if rank == 1 and len(done) == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return step(*inputs)
+    return one
+
+def life(out, **more):
+    changes = dict(length=dict(steps=14), validate_every=dict(steps=7), save_every=dict(steps=14)) | more
+    run = terrazzo.train(recipe(Path(out), **changes), train_set=Noise(12, 0), val_set=Noise(5, 1))
+    print("rank", rank, "step", run.step, "finished", run.finished, "signal", run.stopped_by, flush=True)
+
+life({out!r} + "/whole")
+training.make_step = told
+life({out!r} + "/cut")
+training.make_step = make
+life({out!r} + "/cut")
+if rank == 1:
+    training.TrainState.waits_too_long = lambda *args: False
+life({out!r} + "/early", validate_every=dict(steps=2), early_stop=dict(metric="val/loss", patience=1, min_change=9.0))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows ends a process at once")
+def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    """Launched by torchrun. Rank 1 alone is told to stop in step 3; both leave after the vote at step 10. The last life
+    ends early on rank 0's word, whatever rank 1 would say."""
+    script = tmp_path / "lives.py"
+    script.write_text(STOPPED.format(tests=str(Path(__file__).parent), out=str(tmp_path)))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    done = subprocess.run(launch, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("rank")]
+    assert sorted(lines) == sorted(
+        f"rank {rank} {life}"
+        for rank in (0, 1)
+        for life in (
+            "step 14 finished True signal None",
+            "step 10 finished False signal 15",
+            "step 14 finished True signal None",
+            "step 4 finished True signal None",
+        )
+    )
+    for name in ("checkpoints/last/model.safetensors", "metrics.jsonl"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()

@@ -171,8 +171,9 @@ def build_state(job: Job, last: Path | None, own: nn.Module | None) -> tuple[Tra
         make_scaler(cfg.step, device),
         threads,
         torch.zeros(classes, classes, dtype=torch.int64, device=device),
-        torch.zeros((), dtype=torch.float64, device="cpu" if device.type == "mps" else device),
+        torch.zeros(job.world.size, dtype=torch.float64, device="cpu" if device.type == "mps" else device),
         Ema(model, cfg.ema) if cfg.ema else None,
+        rank=job.world.rank,
     )
     job.say(group_lines(group_table(optimizer.param_groups)))
     if report is not None:

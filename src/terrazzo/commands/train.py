@@ -114,8 +114,9 @@ def train(
         elif world.main:
             start_folder(job, state, report)
         world.barrier()
-        ended = state.step >= job.lengths.total or state.stopped_early or _loop(job, state, stop)
-        if not ended:
+        over = state.step >= job.lengths.total or state.stopped_early
+        stopped_by = None if over else _loop(job, state, stop)
+        if stopped_by is not None:
             job.say(f"stopped at step {state.step}; the same command goes on from there")
         elif world.main:
             if not (cfg.out / "report.html").exists():
@@ -123,12 +124,11 @@ def train(
                 report_run(cfg.out, cfg, sets.score, sets.score_split, world.alone(), network=own)
             early = ", stopped early" if state.stopped_early else ""
             job.say(f"finished: {state.step} steps{early}; report: {cfg.out / 'report.html'}")
-        world.leave()
-        return Run(cfg.out, state.step, finished=ended, stopped_by=None if ended else stop.number)
+        return Run(cfg.out, state.step, finished=stopped_by is None, stopped_by=stopped_by)
 
 
-def _loop(job: Job, state: TrainState, stop: StopFlag) -> bool:
-    """Train from state.step to the end; False if a signal stopped it before."""
+def _loop(job: Job, state: TrainState, stop: StopFlag) -> int | None:
+    """Train from state.step to the end; the number of the signal that stopped it before, on every rank the same."""
     cfg, world, run, sets, lengths = job.cfg, job.world, job.run, job.sets, job.lengths
     model, tracker, samples = state.model, Jsonl(run.path / "metrics.jsonl"), len(sets.train)
     loss = build_loss_of(job)
@@ -176,17 +176,19 @@ def _loop(job: Job, state: TrainState, stop: StopFlag) -> bool:
                 state.confusion.zero_()
 
             asking = world.size == 1 or last or state.step % STOP_CHECK_STEPS == 0
-            stopping = asking and world.any(stop.set)
-            if stopping and recent:
+            told = world.most(stop.number or 0) if asking else 0
+            if told and recent:
                 check_finite(job, state, recent)
+            if last or told or state.step % lengths.save == 0:
+                state.gather(world)
             if world.main:
-                _save(job, state, values, improved, ends=last or stopping)
-            if stopping and not last:
+                _save(job, state, values, improved, ends=last or told > 0)
+            if told and not last:
                 world.barrier()  # the checkpoint is on disk before anybody leaves
                 if world.main:
-                    run.log(f"stopped by signal {stop.number} at step {state.step}")
-                return False
-    return True
+                    run.log(f"stopped by signal {told} at step {state.step}")
+                return told
+    return None
 
 
 def ends_epoch(step: int, batch: int, samples: int) -> bool:
@@ -226,7 +228,7 @@ def check_finite(job: Job, state: TrainState, recent: list[tuple[int, tuple[str,
 
 def _training_values(job: Job, state: TrainState) -> dict[str, float]:
     """Loss since the last line, mIoU of this epoch so far, learning rates."""
-    loss = (job.world.sum(state.loss_sum.clone()) / job.world.size / max(1, state.loss_steps)).item()
+    loss = (job.world.sum(state.loss_sum.clone()).sum() / job.world.size / max(1, state.loss_steps)).item()
     groups = state.optimizer.param_groups
     matrix: Tensor = job.world.sum(state.confusion.clone())
     evaluation = job.cfg.evaluation

@@ -16,6 +16,7 @@ from torch import Tensor
 from terrazzo.base import InputError
 from terrazzo.engine.ema import Ema
 from terrazzo.engine.stop import EarlyStop
+from terrazzo.engine.world import World
 from terrazzo.files import remove_tree, sync, sync_tree
 from terrazzo.models import Segmenter
 
@@ -36,7 +37,7 @@ class TrainState:
     confusion: Tensor
     """int64 [K, K]: training predictions of this epoch so far."""
     loss_sum: Tensor
-    """float64 []: training losses since the last line of the log."""
+    """float64 [ranks]: training losses since the last line of the log; each rank adds to its own."""
     ema: Ema | None = None
     loss_steps: int = 0
     step: int = 0
@@ -48,6 +49,10 @@ class TrainState:
     stopped_early: bool = False
     seconds: float = 0.0
     """Time spent in steps, over all lives of the run."""
+    rank: int = 0
+    """Of the process that counts here."""
+    gathered: dict[str, Tensor] = field(default_factory=dict)
+    """Counts of all ranks, as a checkpoint holds them."""
 
     @property
     def shown(self) -> Segmenter:
@@ -57,11 +62,15 @@ class TrainState:
     def count(self, loss: Tensor, confusion: Tensor) -> None:
         """Take in one step's result, on the device."""
         self.step += 1
-        self.loss_sum += loss.to(self.loss_sum.device)
+        self.loss_sum[self.rank] += loss.to(self.loss_sum.device)
         self.loss_steps += 1
         self.confusion += confusion
         if self.ema is not None:
             self.ema.update(self.model, self.step)
+
+    def gather(self, world: World) -> None:
+        """Collect every rank's counts for a checkpoint that comes next; all ranks must be here."""
+        self.gathered = {name: world.sum(getattr(self, name).clone()) for name in ("confusion", "loss_sum")}
 
     def improved(self, scores: dict[str, float]) -> list[str]:
         """Names of the scores that are the best so far; the first one always is, nan is worse than any number."""
@@ -87,8 +96,7 @@ class TrainState:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "threads": self.threads,
-            "confusion": self.confusion,
-            "loss_sum": self.loss_sum,
+            **self.gathered,
         }
         if self.ema is not None:
             saved["raw"] = self.model.state_dict()  # the model file holds the mean
@@ -111,10 +119,17 @@ class TrainState:
             self.model.load_state_dict(saved["raw"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scaler.load_state_dict(saved["scaler"])
-        self.confusion.copy_(saved["confusion"])
-        self.loss_sum.copy_(saved["loss_sum"])
+        self._take_counts(saved["confusion"], saved["loss_sum"])
         for name in COUNTERS:
             setattr(self, name, saved[name])
+
+    def _take_counts(self, confusion: Tensor, losses: Tensor) -> None:
+        """This rank's part of what all ranks had counted, so that their sum is what it was."""
+        self.confusion.copy_(confusion if self.rank == 0 else torch.zeros_like(confusion))
+        if losses.numel() == self.loss_sum.numel():
+            self.loss_sum[self.rank] = losses.reshape(-1)[self.rank]  # added to in the same order as without a stop
+        elif self.rank == 0:
+            self.loss_sum[0] = losses.sum()
 
 
 def read_state(folder: Path) -> dict[str, Any]:

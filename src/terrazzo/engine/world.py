@@ -1,5 +1,6 @@
 """The processes that train together. One process is a world of one: no branch elsewhere."""
 
+import atexit
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ class World:
             return cls(rank, size, chosen)
         if not dist.is_initialized():
             dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", timeout=TIMEOUT)
+            # At exit, not at the end of a run: a program may train twice, and torch joins one group a process only.
+            atexit.register(dist.destroy_process_group)
         votes = dist.new_group(backend="gloo", timeout=TIMEOUT)
         assert isinstance(votes, dist.ProcessGroup), "every rank is a member of the group of all"
         return cls(rank, size, chosen, votes)
@@ -54,12 +57,16 @@ class World:
         return value
 
     def any(self, flag: bool) -> bool:
-        """True on every rank as soon as one says so. Host only: the accelerator is neither asked nor waited for."""
+        """True on every rank as soon as one says so."""
+        return bool(self.most(int(flag)))
+
+    def most(self, number: int) -> int:
+        """The greatest number of all ranks. Host only: the accelerator is neither asked nor waited for."""
         if self.size == 1:
-            return flag
-        votes = torch.tensor([flag], dtype=torch.int32)
+            return number
+        votes = torch.tensor([number], dtype=torch.int32)
         dist.all_reduce(votes, dist.ReduceOp.MAX, group=self.cpu_group)
-        return bool(votes.item())
+        return int(votes.item())
 
     def share(self, tensors: Iterable[Tensor]) -> None:
         """Give every rank rank 0's values, in place."""
@@ -75,11 +82,6 @@ class World:
     def alone(self) -> "World":
         """This process by itself, for what one rank does while the others are done."""
         return World(0, 1, self.device)
-
-    def leave(self) -> None:
-        """End the group; torch warns of a process that exits inside one."""
-        if self.size > 1:
-            dist.destroy_process_group()
 
 
 def choose_device(device: Literal["auto", "cpu", "cuda", "mps"], local_rank: int = 0) -> torch.device:
