@@ -19,6 +19,8 @@ BITS = {
     "classes": {"a": "#ffffff", "b": "#000000"},
 }
 COLORS = BITS | {"root": "one/colors", "classes": {"red": "#ff0000", "green": "#00ff00"}}
+RED_GREEN_BLUE = {"red": "#ff0000", "green": "#00ff00", "blue": "#0000ff"}
+CLOSE = {"kind": "values", "map": {0: "a", 1: "b", 4: "c"}}
 NEARLY = BITS | {"root": "one/colors", "classes": {"red": "#fe0101", "green": "#01ff00", "blue": "#0100ff"}}
 OUTLINES = BITS | {"root": "one/polygons", "labels": "labels/{id}.json"}
 NUMBERS = BITS | {
@@ -37,7 +39,21 @@ REMAPS = {
     "stanford": {"sky": "tree"},
     "voc": {"cat": "dog"},
     "pets": {"pet": "animal"},
+    "packed": {"sky": "ignore"},
 }
+FIRST = {
+    "folder": "train/images/a",
+    "camvid": "train/0",
+    "cityscapes": "leftImg8bit/train/ulm/ulm_0_leftImg8bit",
+    "idd": "leftImg8bit/train/0/frame0_leftImg8bit",
+    "idd_lite": "leftImg8bit/train/0/1_image",
+    "ade20k": "images/training/ADE_0",
+    "stanford": "images/a",
+    "voc": "JPEGImages/0",
+    "pets": "images/0",
+}
+"""An image of the training split."""
+
 PUBLIC: dict[str, Tree] = {kind: {"kind": kind, "root": f"one/{kind}", "workers": 0} for kind in REMAPS}
 
 
@@ -96,8 +112,12 @@ FOLDER = {
     "data.folder.decode.index.ignore": case(or_refusal(read()), [255], [2], [255, 2], data={"classes": ["a", "b"]}),
     "data.folder.decode.index.ignore_negative": case(or_refusal(read()), False, True, data=NUMBERS),
     "data.folder.decode.values.map": case(read(), {0: "a", 1: "b", 2: "c"}, {0: "b", 1: "a", 2: "c"}),
+    "data.folder.decode.values.tolerance": case(or_refusal(read()), 0, 1, data={"decode": CLOSE}),
+    "data.folder.decode.values.unknown": case(or_refusal(read()), "error", "ignore", data={"decode": CLOSE}),
     "data.folder.decode.palette.ignore_colors": case(or_refusal(read()), [], ["#0000ff"], data=COLORS),
     "data.folder.decode.palette.tolerance": case(or_refusal(read()), 0, 1, data=NEARLY),
+    "data.folder.decode.palette.unknown": case(or_refusal(read()), "error", "ignore", data=COLORS),
+    "data.folder.decode.palette.channels": case(read(), "rgb", "bgr", data=COLORS | {"classes": RED_GREEN_BLUE}),
     "data.folder.decode.polygons.map": case(read(), {"thing": "a"}, {"thing": "b"}, {"thing": "ignore"}, data=OUTLINES),
     "data.folder.decode.polygons.unknown": case(or_refusal(read()), "error", "skip", data=OUTLINES),
     "data.folder.splits.kind": case(
@@ -128,6 +148,18 @@ SHARED = {
     },
 }
 
+FILES = {
+    f"data.{kind}.{leaf}": each
+    for kind, image in FIRST.items()
+    for data in [PUBLIC.get(kind, {})]
+    for leaf, each in (
+        ("exclude", case(read("train"), [], [image], data=data)),
+        ("exif", case(read(), "obey", "ignore", data=data | {"root": f"two/{kind}"})),
+        ("align.mirror", case(read(), False, True, data=data)),
+        ("align.shift", case(read(), [0, 0], [3, 0], [0, 3], [0, -3], data=data)),
+    )
+}
+
 LAYOUTS = {
     "data.cityscapes.ids": case(read(), "train", "categories", "raw", data=PUBLIC["cityscapes"]),
     "data.cityscapes.val_fraction": case(read(), None, 0.25, 0.5, data=PUBLIC["cityscapes"]),
@@ -154,5 +186,6 @@ DATA: dict[str, Case] = {
     "data.kind": case(weights, BASE["data"], *PUBLIC.values(), OWN),
     **FOLDER,
     **SHARED,
+    **FILES,
     **LAYOUTS,
 }

@@ -11,6 +11,7 @@ from settings_seen import (
     crops,
     device,
     exact_on_cuda,
+    fed,
     forwards,
     fused,
     kept_checkpoints,
@@ -113,6 +114,14 @@ AUGMENT = {
             ("blur", "chance", (0, 1)),
         )
     },
+}
+
+SAMPLING = {
+    "sampling.kind": case(fed, *({"kind": kind} for kind in ("uniform", "rare_classes", "foreground"))),
+    "sampling.rare_classes.share": case(fed, 0.2, 1),
+    "sampling.rare_classes.temperature": case(fed, 0.001, 10, sampling={"share": 1}),
+    "sampling.foreground.share": case(fed, 0.2, 1),
+    "sampling.foreground.background": case(fed, [], ["a"], ["a", "b"], sampling={"share": 1}),
 }
 
 WINDOW = {"window": {"size": 16}}
@@ -245,4 +254,4 @@ SCHEDULE = {
     ),
 }
 
-TRAINING: dict[str, Case] = RUN | AUGMENT | EVALUATION | LOSSES | OPTIM | SCHEDULE
+TRAINING: dict[str, Case] = RUN | AUGMENT | SAMPLING | EVALUATION | LOSSES | OPTIM | SCHEDULE

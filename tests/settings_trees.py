@@ -7,6 +7,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import PIL.Image
 from numpy.random import Generator
 from numpy.typing import NDArray
 from safetensors.torch import save_file
@@ -15,7 +16,11 @@ from settings_base import BASE, MODELS
 from settings_own import SIZE
 from settings_seen import built
 from terrazzo.config import config_of
+from terrazzo.data.folder import Folder
+from terrazzo.data.layouts import StanfordData, stanford
 from terrazzo.data.layouts_driving import IDD
+from terrazzo.data.split import ListSplits
+from terrazzo.prepare.packing import write_pack
 
 BLOCK = 4
 """Labels are squares of so many pixels: a region needs an inside for its border to have a width."""
@@ -31,6 +36,8 @@ def write_trees() -> None:
         _folders(root, rng)
         _driving(root, rng)
         _others(root, rng)
+        _pack(root / "stanford", root / "packed")
+    _turn(Path("two"))
     for model in MODELS:
         network = built(config_of(BASE | {"model": model}), seed=7)
         save_file(network.state_dict(), f"{model['kind']}.safetensors")
@@ -95,6 +102,24 @@ def _others(root: Path, rng: Generator) -> None:
             np.savetxt(path, _blocks(range(-1, 8), rng), fmt="%d")
     for file, text in LISTS.items():
         (root / "stanford" / file).write_text(text)
+
+
+def _pack(root: Path, out: Path) -> None:
+    """Two files of a tree as a pack of two splits."""
+    cfg = stanford(StanfordData(root=root, splits=ListSplits(train="ac.txt", val="d.txt")))
+    write_pack({split: Folder(cfg, split) for split in ("train", "val")}, cfg, out, format="raw", tile=16, workers=1)
+
+
+def _turn(root: Path) -> None:
+    """All photos are marked as taken upside down."""
+    upside_down = PIL.Image.Exif()
+    upside_down[0x0112] = 3
+    for path in root.rglob("*"):
+        label = {"labels", "labels_other", "gtFine", "annotations", "SegmentationClass"} & {*path.parts}
+        if path.suffix in (".png", ".jpg") and not label and not path.parent.name.endswith("annot"):
+            with PIL.Image.open(path) as photo:
+                photo.load()
+            photo.save(path, exif=upside_down, quality=95)
 
 
 def _pair(image: Path, label: Path, values: Iterable[Any], rng: Generator) -> None:

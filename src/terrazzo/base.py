@@ -131,3 +131,19 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Sample: ...
+
+
+@runtime_checkable
+class Lazy(Protocol):
+    """A data set that can open an item without decoding it: of a large picture, a crop reads its own part only."""
+
+    def lazy(self, index: int, /) -> Sample:
+        """Item `index`; its image and mask have `shape`, `dtype` and `ndim`, are sliced by rows and columns
+        (`image[4:8, 0:16]`, an array) and become arrays with `np.asarray`. They are taken to keep the contract."""
+
+
+@runtime_checkable
+class Masked(Protocol):
+    """A data set that can read an item's mask without its image."""
+
+    def read_mask(self, index: int, /) -> Mask: ...

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, NonNegativeFloat, NonNegativeInt, Positiv
 from terrazzo.base import Config, Duration, Epochs, InputError, Steps
 from terrazzo.data import DataConfig
 from terrazzo.data.augment import AugmentConfig
+from terrazzo.data.sampling import SamplingConfig, Uniform
 from terrazzo.engine.ema import EmaConfig
 from terrazzo.engine.step import StepConfig
 from terrazzo.engine.stop import EarlyStop
@@ -60,6 +61,8 @@ class RunConfig(Config):
     """The network."""
     augment: AugmentConfig = AugmentConfig()
     """What training images go through."""
+    sampling: SamplingConfig = Uniform()
+    """Which training images are drawn, and what their crops contain."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """How validation, test and prediction treat images and count scores."""
     losses: Annotated[tuple[LossConfig, ...], Field(min_length=1)] = (CrossEntropy(),)
@@ -102,6 +105,16 @@ class RunConfig(Config):
         check_momentum(self.optim, self.schedule)
         if self.data.kind == "own" and self.data.remap:
             raise ValueError("data.remap works on label files; a dataset passed from Python maps its own classes")
+        if self.sampling.kind == "foreground" and self.augment.crop is None:
+            raise ValueError(
+                "sampling.kind=foreground says where crops are, and augment.crop is null: samples are whole images; "
+                "give augment a crop, or leave sampling out"
+            )
+        if self.evaluation.protocol == "cityscapes" and getattr(self.data, "align", None) is not None:
+            raise ValueError(
+                "data.align moves label files, but not the instance files that protocol cityscapes reads beside them; "
+                "leave one of the two out"
+            )
         if self.batch % self.step.accumulate:
             raise ValueError(
                 f"step.accumulate={self.step.accumulate} does not divide batch={self.batch} (images per optimizer step)"

@@ -43,6 +43,24 @@ def write_text(path: Path, text: str) -> None:
         draft.write_text(text, encoding="utf-8", newline="\n")
 
 
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `path` to fill; on success it becomes `path`, which must not be there or be empty,
+    in one rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
+    draft.mkdir()
+    try:
+        yield draft
+        sync_tree(draft)
+        if path.is_dir():
+            path.rmdir()  # Windows renames onto no folder, not even an empty one
+        draft.rename(path)
+        sync(path.parent)
+    finally:
+        remove_tree(draft)
+
+
 def sync_tree(folder: Path) -> None:
     """Sync every file of a folder, then the folder itself."""
     for path in sorted(folder.rglob("*")):

@@ -7,6 +7,7 @@ import numpy as np
 
 from terrazzo.base import Classes, InputError, Sample
 from terrazzo.data.augment import AugmentConfig, augment
+from terrazzo.data.facts import Position
 
 
 class Noise:
@@ -92,5 +93,5 @@ class Homesick(Noise):
         raise InputError("this data set stays where it was made")
 
 
-def crop(sample: Sample, rng: np.random.Generator) -> Sample:
-    return augment(sample, rng, AugmentConfig(crop=(12, 16)))
+def crop(sample: Sample, rng: np.random.Generator, focus: Position | None = None) -> Sample:
+    return augment(sample, rng, AugmentConfig(crop=(12, 16)), focus)

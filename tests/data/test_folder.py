@@ -201,6 +201,35 @@ def test_colours_are_rgb_in_every_format(tmp_path):
     assert (read_image(tmp_path / "a.png") == orange).all(), "alpha is left out"
 
 
+@pytest.mark.parametrize("shift", [(0, 0), (3, 0), (-3, 0), (0, 2), (0, -2), (4, -5), (8, 0), (-99, 99)])
+@pytest.mark.parametrize("mirror", [False, True])
+def test_labels_are_moved_onto_their_images(tmp_path, mirror, shift):
+    """Against pixels moved one by one; and a mirrored and shifted label comes back to where it was."""
+    draw(tmp_path, "images/a.png", "labels/a.png")
+    mask = np.asarray(Image.open(tmp_path / "labels/a.png"))
+    moved = Folder(data(tmp_path, align={"mirror": mirror, "shift": shift}), "train")[0].mask
+    height, width = mask.shape
+    expected = np.full(mask.shape, IGNORE)
+    for y, x in np.ndindex(mask.shape):
+        row, column = y + shift[1], (width - 1 - x if mirror else x) + shift[0]
+        if 0 <= row < height and 0 <= column < width:
+            expected[row, column] = mask[y, x]
+    assert (moved == expected).all()
+    assert moved.flags["C_CONTIGUOUS"]
+    assert (Folder(data(tmp_path), "train")[0].mask == mask).all()
+
+
+def test_a_label_drawn_on_the_stored_pixels_fits_when_the_tag_is_ignored(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "images").mkdir()
+    Image.fromarray(np.zeros((20, 40, 3), np.uint8)).save(tmp_path / "images/a.jpg", exif=exif)
+    draw(tmp_path, "labels/a.png", size=(20, 40))
+    with pytest.raises(InputError, match=r"a\.jpg is 20x40, its label .* is 40x20; .* turned: .*data\.exif=ignore"):
+        Folder(data(tmp_path), "train")[0]
+    assert Folder(data(tmp_path, exif="ignore"), "train")[0].image.shape == (20, 40, 3)
+
+
 def test_a_path_with_any_letters_is_read(tmp_path):
     draw(tmp_path, "images/straße 道.png", "labels/straße 道.png")
     assert Folder(data(tmp_path), "train")[0].name == "images/straße 道"

@@ -1,7 +1,8 @@
 """What `train` does before the first step: resolve the recipe against the data, set the machine up, open the folder."""
 
 import os
-from collections.abc import Generator
+import shlex
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,16 +11,21 @@ import cv2
 import torch
 import yaml
 from rich.console import Console
+from rich.progress import Progress
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from terrazzo import __version__
 from terrazzo.base import Dataset, InputError, Split, to_steps
+from terrazzo.check.verdict import together
+from terrazzo.commands.check import quick_check
 from terrazzo.commands.evaluate import check_same_classes, default_split
 from terrazzo.config import RunConfig, config_of, dump_yaml
 from terrazzo.data import build_dataset
 from terrazzo.data.augment import augment
+from terrazzo.data.draws import Sampler, mask_of
 from terrazzo.data.loader import Batch, batches, checked_sample
+from terrazzo.data.sampling import ClassIndex, Uniform, build_sampler, check_names, index_masks
 from terrazzo.engine.ema import Ema
 from terrazzo.engine.recompute import recompute_blocks
 from terrazzo.engine.rundir import RunDir, environment
@@ -30,6 +36,9 @@ from terrazzo.losses import Loss, build_loss, class_frequencies, needs_frequenci
 from terrazzo.models import LoadReport, build_model
 from terrazzo.optim import GroupRow, Schedule, build_optimizer, group_table
 from terrazzo.track.jsonl import Jsonl
+
+CLASS_INDEX = "class_index.npz"
+"""File of a run folder: what the training labels show, if `sampling` asks for it."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +109,30 @@ def build_sets(cfg: RunConfig) -> Sets:
     sets = Sets(train, val, val if split == "val" else build_dataset(cfg.data, split), split)
     check_sets(sets)
     return sets
+
+
+def check_labels(cfg: RunConfig) -> list[str]:
+    """What headers and a few labels say about the data, in lines for people.
+
+    Raises:
+        InputError: training cannot work; what was seen, and what to type.
+    """
+    found = quick_check(cfg)
+    errors = [verdict for verdict in found if verdict.severity == "error"]
+    if errors:
+        lines = [f"{each.title} ({each.evidence}){_named(each.files)}. {each.advice}".rstrip() for each in errors]
+        fix = together(errors)
+        typed = f"\nWhat answers it: {shlex.join(fix)}" if fix else ""
+        raise InputError("\n".join(lines) + typed + "\n`terrazzo data check` reads all files and shows them")
+    return [
+        f"{each.title} ({each.evidence}); see `terrazzo data check`" for each in found if each.severity == "warning"
+    ]
+
+
+def _named(files: Sequence[str]) -> str:
+    """': a.png, b.png and 7 more' for a sentence."""
+    shown = ", ".join(files[:3])
+    return (f": {shown}" + (f" and {len(files) - 3} more" if len(files) > 3 else "")) if files else ""
 
 
 def check_sets(sets: Sets) -> None:
@@ -204,7 +237,7 @@ def build_loss_of(job: Job) -> Loss:
     cfg, dataset = job.cfg, job.sets.train
     frequencies = None
     if needs_frequencies(cfg.losses):
-        masks = (checked_sample(dataset, index).mask for index in range(len(dataset)))
+        masks = (mask_of(dataset, index) for index in range(len(dataset)))
         frequencies = class_frequencies(masks, len(dataset.classes))
     return build_loss(
         cfg.losses,
@@ -215,6 +248,30 @@ def build_loss_of(job: Job) -> Loss:
     )
 
 
+def sampler_of(job: Job) -> Sampler | None:
+    """The recipe's rule over the training set; reads the training labels once in the life of a run.
+
+    Raises:
+        InputError: the rule names no class of the data, or finds none.
+    """
+    cfg, dataset, path = job.cfg.sampling, job.sets.train, job.run.path / CLASS_INDEX
+    if isinstance(cfg, Uniform):
+        return None
+    check_names(cfg, dataset.classes.names)
+    if job.world.main and not (path.exists() and ClassIndex.read(path).fits(dataset)):
+        job.say(f"sampling.kind={cfg.kind}: {len(dataset)} training labels are read once")
+        with Progress(console=job.console, disable=not job.console.is_terminal, transient=True) as bar:
+            task = bar.add_task("labels")
+            index = index_masks(
+                dataset,
+                workers=job.cfg.data.workers,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        index.write(path)
+    job.world.barrier()
+    return build_sampler(cfg, ClassIndex.read(path), job.cfg.seed)
+
+
 def feed_from(job: Job, step: int) -> Generator[Batch, None, None]:
     """The batches of this rank from a step on."""
     return batches(
@@ -223,6 +280,7 @@ def feed_from(job: Job, step: int) -> Generator[Batch, None, None]:
         seed=job.cfg.seed,
         batch=job.cfg.batch,
         first_step=step,
+        sampler=sampler_of(job),
         rank=job.world.rank,
         world=job.world.size,
         workers=job.cfg.data.workers,
@@ -234,7 +292,7 @@ def feed_from(job: Job, step: int) -> Generator[Batch, None, None]:
 def start_folder(job: Job, state: TrainState, report: LoadReport | None) -> None:
     """Write what is known before the first step of a new run."""
     run, sets = job.run, job.sets
-    for name in ("metrics.jsonl", "metrics.csv", "report.html", "log.txt"):
+    for name in ("metrics.jsonl", "metrics.csv", "report.html", "log.txt", CLASS_INDEX):
         (run.path / name).unlink(missing_ok=True)  # of a life that was killed before its first checkpoint
     run.write("config.yaml", dump_yaml(job.cfg))
     run.write("environment.yaml", yaml.safe_dump(environment(), sort_keys=False))

@@ -27,6 +27,7 @@ from terrazzo.commands.start import (
     build_loss_of,
     build_sets,
     build_state,
+    check_labels,
     feed_from,
     go_on,
     own_sets,
@@ -104,8 +105,11 @@ def train(
             saved = run.saved_config()  # of an older terrazzo perhaps, which had fewer keys
             filled = None if saved is None else plain(config_of(saved, source=str(run.path / "config.yaml")))
             run.check_same_run(filled, plain(cfg))
+        remarks = check_labels(cfg) if last is None and passed is None else []
         sets = passed or build_sets(cfg)
         job = Job(cfg, world, run, console, sets, Lengths.of(cfg, len(sets.train)))
+        for remark in remarks:
+            job.say(remark)
         if aside is not None:
             job.say(f"moved the old run to {aside}")
         state, report = build_state(job, last, model)

@@ -17,6 +17,7 @@ from terrazzo.data.layouts_driving import (
     idd,
     idd_lite,
 )
+from terrazzo.data.packed import Pack, PackedData, packed_splits
 from terrazzo.data.split import splits_of
 
 
@@ -44,6 +45,7 @@ DataConfig = Annotated[
     | StanfordData
     | VocData
     | PetsData
+    | PackedData
     | OwnData,
     Field(discriminator="kind"),
 ]
@@ -55,7 +57,9 @@ def build_dataset(cfg: DataConfig, split: Split) -> Dataset:
     Raises:
         InputError: there is no such split, its files do not fit together, or `kind` is own.
     """
-    folder = _folder(cfg)
+    if isinstance(cfg, PackedData):
+        return Pack(cfg, split)
+    folder = as_folder(cfg)
     if folder is None:
         raise InputError(
             "data.kind is own: pass the dataset objects from Python, terrazzo.train(config, train_set=..., val_set=...)"
@@ -65,15 +69,17 @@ def build_dataset(cfg: DataConfig, split: Split) -> Dataset:
 
 def available_splits(cfg: DataConfig) -> tuple[Split, ...]:
     """The splits that `build_dataset` can build and that have labels to be scored with; none for `kind: own`."""
-    folder = _folder(cfg)
+    if isinstance(cfg, PackedData):
+        return packed_splits(cfg)
+    folder = as_folder(cfg)
     if folder is None:
         return ()
     dummies = isinstance(cfg, CityscapesData) and cfg.val_fraction is None
     return tuple(split for split in splits_of(folder.splits) if not (dummies and split == "test"))
 
 
-def _folder(cfg: DataConfig) -> FolderData | None:
-    """Every source as the one general layout, except objects passed from Python."""
+def as_folder(cfg: DataConfig) -> FolderData | None:
+    """Every source of image and label files as the one general layout; None for objects from Python and for packs."""
     match cfg:
         case FolderData():
             return cfg
@@ -93,7 +99,7 @@ def _folder(cfg: DataConfig) -> FolderData | None:
             return voc(cfg)
         case PetsData():
             return pets(cfg)
-        case OwnData():
+        case PackedData() | OwnData():
             return None
         case _:
             assert_never(cfg)

@@ -7,18 +7,22 @@ import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from terrazzo.base import IGNORE, Config, Image, InputError, Mask, Sample
+from terrazzo.data.facts import Position
 from terrazzo.data.geometry import (
     LEAN_NUMBERS,
+    STRAIGHT,
     Chance,
     Lean,
     Matrix,
     Size,
     Warp,
     Window,
+    at_source,
     drawn_lean,
     flipped,
     in_fours,
     padded,
+    shows,
     to_source,
     warped_image,
     warped_mask,
@@ -159,11 +163,13 @@ def resize_image(image: Image, cfg: ResizeConfig) -> Image:
     return _resize(image, resized((image.shape[0], image.shape[1]), cfg))
 
 
-def augment(sample: Sample, rng: np.random.Generator, cfg: AugmentConfig) -> Sample:
+def augment(sample: Sample, rng: np.random.Generator, cfg: AugmentConfig, focus: Position | None = None) -> Sample:
     """A training sample of exactly cfg.crop, uint8; drawn from `rng` alone.
 
     Only the part of the image that ends up in the crop is read. Image and mask are seen through one `View`. Every
     change takes its share of the drawn numbers whether it is on or off, so that switching one moves no other.
+    With a `focus`, a pixel of the image, the crop is cut out around it; a warp can turn what lies at the image's edge
+    out of sight.
     """
     image, mask, name = sample
     crop = _crop_size(cfg)
@@ -171,7 +177,7 @@ def augment(sample: Sample, rng: np.random.Generator, cfg: AugmentConfig) -> Sam
     flip = bool(rng.random() < cfg.flip)
     lean = drawn_lean(cfg.warp, rng.random(LEAN_NUMBERS))
     colors = _drawn_colors(rng)
-    view, mask = _draw_view(mask, size, crop, rng, cfg, flip=flip, lean=lean)
+    view, mask = _draw_view(mask, size, crop, rng, cfg, flip=flip, lean=lean, focus=focus)
     image = _recolored(view.image(image), cfg, colors)
     if mask.shape != crop:
         image, mask = padded(image, crop), padded(mask, crop)
@@ -210,7 +216,15 @@ def _crop_size(cfg: AugmentConfig) -> Size:
 
 
 def _draw_view(
-    mask: Mask, size: Size, crop: Size, rng: np.random.Generator, cfg: AugmentConfig, *, flip: bool, lean: Lean | None
+    mask: Mask,
+    size: Size,
+    crop: Size,
+    rng: np.random.Generator,
+    cfg: AugmentConfig,
+    *,
+    flip: bool,
+    lean: Lean | None,
+    focus: Position | None,
 ) -> tuple[View, Mask]:
     """A crop out of the image resized to `size`, and its mask."""
     height, width = mask.shape
@@ -219,17 +233,29 @@ def _draw_view(
     columns = max(1, round(target[1] * width / size[1]))
     mirror = cfg.warp is not None and cfg.warp.outside == "mirror"
     for _ in range(TRIES):
-        top, left = int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))
+        if focus is None:
+            top, left = int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))
+        else:  # any pixel of the crop shows it, or would if the window could leave the image
+            in_corner = to_source(Window(0, 0, rows, columns), target, lean or STRAIGHT, flip=flip)
+            row, column = at_source((int(rng.integers(target[0])), int(rng.integers(target[1]))), in_corner)
+            top, left = min(max(0, focus[0] - row), height - rows), min(max(0, focus[1] - column), width - columns)
         window = Window(top, left, rows, columns)
         warp = to_source(window, target, lean, flip=flip) if lean else None
         view = View(window, target, flip, warp, mirror)
         seen = view.mask(mask)
-        if cfg.cat_max_ratio == 1 or (rows, columns) == (height, width):
+        if (rows, columns) == (height, width):
             break
-        counts = cv2.calcHist([seen], [0], None, [256], [0, 256])[:IGNORE]
-        if 0 < counts.max() <= cfg.cat_max_ratio * counts.sum():
+        if focus is not None and warp is not None and not shows(focus, warp, target):
+            continue
+        if cfg.cat_max_ratio == 1 or _is_mixed(seen, cfg.cat_max_ratio):
             break
     return view, seen
+
+
+def _is_mixed(mask: Mask, ratio: float) -> bool:
+    """Whether something is counted, and no class has more than its share of it."""
+    counts = cv2.calcHist([mask], [0], None, [256], [0, 256])[:IGNORE]
+    return bool(0 < counts.max() <= ratio * counts.sum())
 
 
 class Colors(NamedTuple):

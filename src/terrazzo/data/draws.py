@@ -3,14 +3,32 @@
 from collections.abc import Callable
 from functools import lru_cache, partial
 from math import prod
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from terrazzo.base import IGNORE, Dataset, InputError, Sample
+from terrazzo.base import IGNORE, Dataset, InputError, Lazy, Mask, Masked, Sample
+from terrazzo.data.facts import Position
 
-Augment = Callable[[Sample, np.random.Generator], Sample]
+
+class Augment(Protocol):
+    """What makes a training sample of an item."""
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, /, *, focus: Position | None = None) -> Sample:
+        """`focus` is given only where there is one, so that what cuts out nothing need not know of it."""
+
+
+class Chosen(NamedTuple):
+    """What a draw is made of."""
+
+    item: int
+    focus: Position | None = None
+    """A pixel of the item that the crop contains."""
+
+
+Sampler = Callable[[int, int], Chosen]
+"""From the number of a draw and the item whose turn it is to what is drawn instead; a pure function, picklable."""
 
 
 def epoch_order(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
@@ -29,19 +47,35 @@ def checked_sample(dataset: Dataset, index: int) -> Sample:
     return sample
 
 
+def opened(dataset: Dataset, index: int) -> Sample:
+    """An item to cut a crop out of: not yet read if the data set is lazy (it has checked its pixels), else checked."""
+    if isinstance(dataset, Lazy) and callable(dataset.lazy):  # a user's `lazy` may be a flag
+        return dataset.lazy(index)
+    return checked_sample(dataset, index)
+
+
+def mask_of(dataset: Dataset, index: int) -> Mask:
+    """The mask of an item, without its image where the data set can do that."""
+    if isinstance(dataset, Masked):
+        return dataset.read_mask(index)
+    return np.asarray(opened(dataset, index).mask)
+
+
 class Draws:
     """All samples of a run by number. Calling it is safe from any thread."""
 
-    def __init__(self, dataset: Dataset, augment: Augment, seed: int):
-        self.dataset, self.augment, self.seed = dataset, augment, seed
+    def __init__(self, dataset: Dataset, augment: Augment, seed: int, sampler: Sampler | None = None):
+        self.dataset, self.augment, self.seed, self.sampler = dataset, augment, seed, sampler
         self.order = lru_cache(maxsize=2)(partial(epoch_order, seed, size=len(dataset)))
 
     def __call__(self, draw: int) -> Sample:
         epoch, place = divmod(draw, len(self.dataset))
-        index = int(self.order(epoch)[place])
+        index, focus = int(self.order(epoch)[place]), None
+        if self.sampler is not None:
+            index, focus = self.sampler(draw, index)
         try:
-            sample = checked_sample(self.dataset, index)
-            sample = self.augment(sample, np.random.default_rng([self.seed, 1, draw]))
+            sample, rng = opened(self.dataset, index), np.random.default_rng([self.seed, 1, draw])
+            sample = self.augment(sample, rng) if focus is None else self.augment(sample, rng, focus=focus)
             _check(sample, len(self.dataset.classes), f"sample {sample.name!r} (item {index}, augmented)")
         except Exception as error:
             files = getattr(self.dataset, "files", None)  # data sets passed from Python need not have files

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat, model_validator
 
 from terrazzo.base import IGNORE, Config, InputError
+from terrazzo.data.facts import Position
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -111,6 +112,18 @@ def to_source(window: Window, size: Size, lean: Lean, *, flip: bool) -> Matrix:
     to_centre = np.array([[-1, 0, x] if flip else [1, 0, -x], [0, 1, -y], [0, 0, 1]])
     matrix: Matrix = place @ _leaning(lean, size) @ to_centre
     return matrix
+
+
+def at_source(position: Position, matrix: Matrix) -> Position:
+    """The pixel of the source that a pixel of the crop is read from, as nearest neighbours go."""
+    x, y, depth = (matrix @ (position[1], position[0], 1)).tolist()
+    return floor(y / depth + 0.5), floor(x / depth + 0.5)
+
+
+def shows(position: Position, matrix: Matrix, size: Size) -> bool:
+    """Whether a crop of `size` that is seen through `matrix` shows a pixel of the source."""
+    y, x = at_source(position, np.asarray(np.linalg.inv(matrix), np.float64))
+    return 0 <= y < size[0] and 0 <= x < size[1]
 
 
 def _leaning(lean: Lean, size: Size) -> Matrix:

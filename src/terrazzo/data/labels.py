@@ -2,19 +2,18 @@
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal, assert_never
+from typing import Annotated, Literal, NamedTuple, assert_never
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from terrazzo.base import IGNORE, Classes, Color, Config, InputError, Mask, distinct_colors
 from terrazzo.data.colors import ColorMap, ColorSpec, hex_of
-from terrazzo.data.pixels import SHOWN, UNKNOWN, counted, read_values
+from terrazzo.data.pixels import SHOWN, UNKNOWN, Raw, counted, no_values, read_raw, read_values
 from terrazzo.data.polygons import read_polygons
+from terrazzo.data.values import ValueMap
 
 IGNORED = "ignore"
 """The name that stands for "no class" wherever a class name is asked for."""
@@ -42,19 +41,24 @@ class Values(Config):
     kind: Literal["values"] = "values"
     map: dict[int, str]
     """Value -> class name, or `ignore`. Several values may have one class."""
+    tolerance: Annotated[int, Field(ge=0, le=32767)] = 0
+    """A value that is not in `map` counts as the nearest that is, if they differ by no more than this."""
+    unknown: Literal["error", "ignore"] = "error"
+    """What a value that belongs to none, or equally to two classes, does: end the run, or mean no class."""
 
 
 class Palette(Config):
-    """The colour of a pixel is its class: RGB files, or palette files through each file's own palette.
-
-    A colour that is equally near to two classes is an error.
-    """
+    """The colour of a pixel is its class: RGB files, or palette files through each file's own palette."""
 
     kind: Literal["palette"] = "palette"
     ignore_colors: tuple[ColorSpec, ...] = ()
     """Colours that mean "no class". The colours of the classes stand in `data.classes`."""
     tolerance: Annotated[int, Field(ge=0, le=127)] = 0
     """A pixel goes to the nearest colour that differs by no more than this in any channel; 0 asks for exact colours."""
+    unknown: Literal["error", "ignore"] = "error"
+    """What a colour that belongs to none, or equally to two classes, does: end the run, or mean no class."""
+    channels: Literal["rgb", "bgr"] = "rgb"
+    """Order of the channels in the files; `bgr` for files whose red and blue were swapped when they were written."""
 
 
 class Bits(Config):
@@ -75,6 +79,15 @@ class Polygons(Config):
 
 
 DecodeConfig = Annotated[Index | Values | Palette | Bits | Polygons, Field(discriminator="kind")]
+
+
+class Looked(NamedTuple):
+    """A label file and what the config makes of it."""
+
+    raw: Raw | None
+    """As it is stored; None for polygons."""
+    mask: Mask
+    """Class ids, IGNORE, and UNKNOWN (254) where the config gives no class; [H, W] like `raw`."""
 
 
 class Decoder:
@@ -106,7 +119,7 @@ class Decoder:
         meaning = dict(_meaning(decode, named))
         owners = _owners(named, remap)
         new = {name: k for k, name in enumerate(owners)}
-        self._table = {
+        table = {
             mark: IGNORE if name == IGNORED else new.get(remap.get(name, name), IGNORE)
             for mark, name in meaning.items()
         }
@@ -116,9 +129,25 @@ class Decoder:
         ids = tuple(file_ids[old] for old in owners.values())
         colors = tuple(named[old] for old in owners.values())
         self.classes = Classes(tuple(owners), colors, ids, _ignore_id(file_ids.get(IGNORED), ids))
-        tolerance = decode.tolerance if isinstance(decode, Palette) else 0
-        self._colors = ColorMap({mark: k for mark, k in self._table.items() if isinstance(mark, tuple)}, tolerance)
-        self._labels = {mark: k for mark, k in self._table.items() if isinstance(mark, str)}
+        self._values = _value_map(decode, {mark: k for mark, k in table.items() if isinstance(mark, int)})
+        self._colors = _color_map(decode, {mark: k for mark, k in table.items() if isinstance(mark, tuple)})
+        self._labels = {mark: k for mark, k in table.items() if isinstance(mark, str)}
+
+    def look(self, path: Path) -> Looked:
+        """A label file with its mask, for those who want to know what is wrong with it. Of a file that holds colours
+        where values are wanted, or the other way round, every pixel is UNKNOWN.
+
+        Raises:
+            InputError: the file cannot be read at all.
+        """
+        match self.decode:
+            case Polygons(unknown=unknown):
+                return Looked(None, read_polygons(path, self._labels, "mark" if unknown == "error" else unknown))
+            case Index() | Values() | Bits() | Palette():
+                raw = read_raw(path)
+                return Looked(raw, self._mask(raw))
+            case _:
+                assert_never(self.decode)
 
     def read(self, path: Path) -> Mask:
         """The mask of a label file, uint8 [H, W].
@@ -126,24 +155,32 @@ class Decoder:
         Raises:
             InputError: the file is missing or damaged, or holds what the label space does not know.
         """
-        match self.decode:
-            case Index() | Values():
-                raw = read_values(path)
-                mask = self._of_values(raw)
-                if (mask == UNKNOWN).any():
-                    raise InputError(self._unknown_values(path, raw, mask))
-                return mask
-            case Bits():
-                raw = read_values(path)
-                if not ((raw == 0) | (raw == raw.max())).all():
-                    raise InputError(_not_two_valued(path, raw))
-                return self._of_values((raw != 0).view(np.uint8) * np.uint8(255))
-            case Palette():
-                return self._colors.read(path)
-            case Polygons(unknown=unknown):
-                return read_polygons(path, self._labels, unknown)
-            case _:
-                assert_never(self.decode)
+        if isinstance(self.decode, Polygons):
+            return read_polygons(path, self._labels, self.decode.unknown)
+        raw, mask = self.look(path)
+        if raw is not None and (mask == UNKNOWN).any():
+            raise InputError(self._complaint(path, raw, mask))
+        return mask
+
+    def _mask(self, raw: Raw) -> Mask:
+        if isinstance(self.decode, Palette):
+            return self._colors.mask(raw)
+        values = raw.values
+        if values is None:
+            return np.full(raw.array.shape[:2], UNKNOWN, np.uint8)
+        if isinstance(self.decode, Bits):
+            known = (values == 0) | (values == values.max())
+            return np.where(known, self._values.mask((values != 0) * np.uint8(255)), np.uint8(UNKNOWN))
+        return self._values.mask(values)
+
+    def _complaint(self, path: Path, raw: Raw, mask: Mask) -> str:
+        """What to say about the pixels of a file that are UNKNOWN."""
+        if isinstance(self.decode, Palette):
+            return self._colors.complaint(path, raw, mask)
+        values = raw.values
+        if values is None:
+            return no_values(path, raw)
+        return _not_two_valued(path, values) if isinstance(self.decode, Bits) else self._unknown(path, values, mask)
 
     def probe(self, paths: Sequence[Path]) -> None:
         """Look into a few label files for a trap that no single file shows: 0/255 masks whose foreground is "ignore".
@@ -161,31 +198,7 @@ class Decoder:
                 f"it is no class, say data.decode={{kind: values, map: {{0: {self.names[0]}, ..., 255: ignore}}}}"
             )
 
-    @cached_property
-    def _by_value(self) -> Mask:
-        """Class id of every value of 0..65535."""
-        table = np.full(1 << 16, UNKNOWN, np.uint8)
-        for value, k in self._table.items():
-            if isinstance(value, int) and 0 <= value < len(table):
-                table[value] = k
-        return table
-
-    def _of_values(self, raw: NDArray[np.integer]) -> Mask:
-        if raw.dtype == np.uint8:
-            return np.asarray(cv2.LUT(np.ascontiguousarray(raw), self._by_value[:256]), np.uint8)
-        if raw.dtype == np.uint16:
-            return np.take(self._by_value, raw)
-        low, high = int(raw.min()), int(raw.max())  # signed: a cast would turn -1 into 255 or 65535
-        if high - low < 1024:
-            return np.take(np.array([self._of_value(v) for v in range(low, high + 1)], np.uint8), raw - low)
-        values, inverse = np.unique(raw, return_inverse=True)
-        return np.array([self._of_value(v) for v in values.tolist()], np.uint8)[inverse].reshape(raw.shape)
-
-    def _of_value(self, value: int) -> int:
-        negative = isinstance(self.decode, Index) and self.decode.ignore_negative and value < 0
-        return self._table.get(value, IGNORE if negative else UNKNOWN)
-
-    def _unknown_values(self, path: Path, raw: NDArray[np.integer], mask: Mask) -> str:
+    def _unknown(self, path: Path, raw: NDArray[np.integer], mask: Mask) -> str:
         values, counts = np.unique(raw[mask == UNKNOWN], return_counts=True)
         present, unknown = set(np.unique(raw).tolist()), values.tolist()
         found = counted([(f"value {v}", n) for v, n in zip(unknown, counts.tolist(), strict=True)])
@@ -202,10 +215,30 @@ class Decoder:
                 listed = ", ".join(map(str, [*ignore, *unknown[:SHOWN]]))
                 advice = f"Name them in data.classes, or ignore them too: data.decode.ignore=[{listed}]"
             case _:
-                advice = f"Add them to data.decode.map, for example {{{unknown[0]}: ignore}}"
+                advice = (
+                    f"Add them to data.decode.map, for example {{{unknown[0]}: ignore}}, or leave out all that are not "
+                    "in it with data.decode.unknown=ignore"
+                )
         if len(unknown) > SHOWN or path.suffix.lower() in (".jpg", ".jpeg"):
             advice += ". Many odd values come from masks stored as JPEG or resized smoothly: use the original masks"
         return f"{path}: {found} not in the label space of {len(self.names)} classes. {advice}"
+
+
+def _value_map(decode: DecodeConfig, ids: Mapping[int, int]) -> ValueMap:
+    match decode:
+        case Values(tolerance=tolerance, unknown=unknown):
+            other = IGNORE if unknown == "ignore" else UNKNOWN
+            return ValueMap(ids, tolerance, unknown=other, negative=other)
+        case Index(ignore_negative=True):
+            return ValueMap(ids, negative=IGNORE)
+        case _:
+            return ValueMap(ids)
+
+
+def _color_map(decode: DecodeConfig, ids: Mapping[Color, int]) -> ColorMap:
+    if not isinstance(decode, Palette):
+        return ColorMap(ids, 0)
+    return ColorMap(ids, decode.tolerance, IGNORE if decode.unknown == "ignore" else UNKNOWN, decode.channels)
 
 
 def _meaning(decode: DecodeConfig, named: Mapping[str, Color]) -> list[tuple[Mark, str]]:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, model_validator
 
 from terrazzo.base import Color, InputError
-from terrazzo.data.folder import DataOptions, FolderData
+from terrazzo.data.folder import FileOptions, FolderData, laid_out
 from terrazzo.data.labels import IGNORED, Decoder, Index, Values
 from terrazzo.data.split import FolderSplits, ListSplits, RatioSplits
 from terrazzo.data.templates import Template
@@ -58,7 +58,7 @@ STANFORD_VALUES = Index(ignore_negative=True)
 ADE20K_VALUES = Values(map={0: IGNORED, **dict(enumerate(ADE20K, start=1))})
 
 
-class VocData(DataOptions):
+class VocData(FileOptions):
     """PASCAL VOC: JPEGImages/NAME.jpg, SegmentationClass/NAME.png, lists in ImageSets/Segmentation; 21 classes."""
 
     kind: Literal["voc"] = "voc"
@@ -73,7 +73,7 @@ class VocData(DataOptions):
         return self
 
 
-class PetsData(DataOptions):
+class PetsData(FileOptions):
     """Oxford-IIIT Pet: images/NAME.jpg, annotations/trimaps/NAME.png, annotations/trainval.txt and test.txt."""
 
     kind: Literal["pets"] = "pets"
@@ -92,7 +92,7 @@ class PetsData(DataOptions):
         return self
 
 
-class StanfordData(DataOptions):
+class StanfordData(FileOptions):
     """Stanford Background: images/NAME.jpg, labels/NAME.regions.txt (numbers, one image row a line); 8 classes.
 
     Negative values and 255 are no class. `remap` also takes the short names bldg, mntn and fg obj.
@@ -121,7 +121,7 @@ class StanfordData(DataOptions):
         return self
 
 
-class Ade20kData(DataOptions):
+class Ade20kData(FileOptions):
     """ADEChallengeData2016: images/{training,validation}/NAME.jpg with annotations/.../NAME.png; 150 classes.
 
     Value 0 is no class; predictions are written as 1 to 150.
@@ -136,11 +136,8 @@ class Ade20kData(DataOptions):
 
 
 def voc(cfg: VocData) -> FolderData:
-    return FolderData(
-        root=cfg.root,
-        workers=cfg.workers,
-        limit=cfg.limit,
-        remap=cfg.remap,
+    return laid_out(
+        cfg,
         images="JPEGImages/{id}.jpg",
         labels="SegmentationClass/{id}.png",
         classes=VOC,
@@ -157,11 +154,8 @@ def pets(cfg: PetsData) -> FolderData:
         splits = ListSplits(
             train=trainval, test=test, val_fraction=cfg.val_fraction, seed=cfg.split_seed, lines="first"
         )
-    return FolderData(
-        root=cfg.root,
-        workers=cfg.workers,
-        limit=cfg.limit,
-        remap=cfg.remap,
+    return laid_out(
+        cfg,
         images="images/{id}.jpg",
         labels="annotations/trimaps/{id}.png",
         classes=_pet_classes(cfg),
@@ -180,11 +174,8 @@ def _pet_values(cfg: PetsData) -> Values:
 
 
 def stanford(cfg: StanfordData) -> FolderData:
-    return FolderData(
-        root=cfg.root,
-        workers=cfg.workers,
-        limit=cfg.limit,
-        remap=_full_names(cfg.remap),
+    return laid_out(
+        cfg.model_copy(update={"remap": _full_names(cfg.remap)}),
         images="images/{id}.jpg",
         labels=cfg.labels if "{" in cfg.labels else f"{cfg.labels}/{{id}}.regions.txt",
         classes=STANFORD,
@@ -203,11 +194,8 @@ def _full_names(remap: dict[str, str]) -> dict[str, str]:
 
 
 def ade20k(cfg: Ade20kData) -> FolderData:
-    return FolderData(
-        root=cfg.root,
-        workers=cfg.workers,
-        limit=cfg.limit,
-        remap=cfg.remap,
+    return laid_out(
+        cfg,
         images="images/{split}/{id}.jpg",
         labels="annotations/{split}/{id}.png",
         classes=ADE20K,

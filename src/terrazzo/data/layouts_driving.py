@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, model_validator
 
 from terrazzo.base import Color, InputError
-from terrazzo.data.folder import DataOptions, FolderData
+from terrazzo.data.folder import FileOptions, FolderData, laid_out
 from terrazzo.data.labels import IGNORED, Decoder, Index, Polygons, Values
 from terrazzo.data.split import FolderSplits
 
@@ -109,7 +109,7 @@ IDD_GROUPS = {
 """Class names of the levels above; the data set only numbers those of level 2."""
 
 
-class CamvidData(DataOptions):
+class CamvidData(FileOptions):
     """CamVid as SegNet ships it: train/NAME.png or .jpg, trainannot/NAME.png, likewise val and test; 11 classes."""
 
     kind: Literal["camvid"] = "camvid"
@@ -120,7 +120,7 @@ class CamvidData(DataOptions):
         return self
 
 
-class CityscapesData(DataOptions):
+class CityscapesData(FileOptions):
     """Cityscapes as downloaded: leftImg8bit/{train,val,test}/CITY/NAME_leftImg8bit.png with
     gtFine/.../NAME_gtFine_labelIds.png, whose raw ids are decoded on reading. Predictions are written in raw ids."""
 
@@ -142,7 +142,7 @@ class CityscapesData(DataOptions):
         return self
 
 
-class IddData(DataOptions):
+class IddData(FileOptions):
     """India Driving Dataset: leftImg8bit/{train,val}/DRIVE/NAME_leftImg8bit.png or .jpg with
     gtFine/.../NAME_gtFine_polygons.json, drawn on reading, or with the label images made of them."""
 
@@ -158,7 +158,7 @@ class IddData(DataOptions):
         return self
 
 
-class IddLiteData(DataOptions):
+class IddLiteData(FileOptions):
     """IDD-Lite (320x227): leftImg8bit/{train,val}/DRIVE/NAME_image.jpg, gtFine/.../NAME_label.png; 7 classes."""
 
     kind: Literal["idd_lite"] = "idd_lite"
@@ -170,11 +170,8 @@ class IddLiteData(DataOptions):
 
 
 def camvid(cfg: CamvidData) -> FolderData:
-    return FolderData(
-        root=cfg.root,
-        workers=cfg.workers,
-        limit=cfg.limit,
-        remap=cfg.remap,
+    return laid_out(
+        cfg,
         images="{split}/{id}.*",
         labels="{split}annot/{id}.png",
         classes=CAMVID,
@@ -190,11 +187,8 @@ def cityscapes(cfg: CityscapesData) -> FolderData:
     else:
         splits = FolderSplits(train="train", val=None, test="val", val_fraction=cfg.val_fraction, seed=cfg.split_seed)
     classes, decode = _cityscapes_labels(cfg.ids)
-    return FolderData(
-        root=cfg.root,
-        workers=cfg.workers,
-        limit=cfg.limit,
-        remap=cfg.remap,
+    return laid_out(
+        cfg,
         images="leftImg8bit/{split}/{city}/{id}_leftImg8bit.png",
         labels="gtFine/{split}/{city}/{id}_gtFine_labelIds.png",
         classes=classes,
@@ -206,11 +200,8 @@ def cityscapes(cfg: CityscapesData) -> FolderData:
 def idd(cfg: IddData) -> FolderData:
     pngs = cfg.masks == "pngs"
     ending = f"labellevel{cfg.level}Ids.png" if pngs else "polygons.json"
-    return FolderData(
-        root=cfg.root,
-        workers=cfg.workers,
-        limit=cfg.limit,
-        remap=cfg.remap,
+    return laid_out(
+        cfg,
         images="leftImg8bit/{split}/{drive}/{id}_leftImg8bit.*",
         labels="gtFine/{split}/{drive}/{id}_gtFine_" + ending,
         classes=_idd_classes(cfg.level),
@@ -220,11 +211,8 @@ def idd(cfg: IddData) -> FolderData:
 
 
 def idd_lite(cfg: IddLiteData) -> FolderData:
-    return FolderData(
-        root=cfg.root,
-        workers=cfg.workers,
-        limit=cfg.limit,
-        remap=cfg.remap,
+    return laid_out(
+        cfg,
         images="leftImg8bit/{split}/{drive}/{id}_image.jpg",
         labels="gtFine/{split}/{drive}/{id}_label.png",
         classes=_idd_classes(1),

@@ -8,14 +8,14 @@ from itertools import count
 from math import ceil
 from typing import Literal, NamedTuple, Protocol
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from terrazzo.base import Dataset, InputError
-from terrazzo.data.draws import Augment, Draws, Shape, Slot, checked_sample, epoch_order, slots_in
+from terrazzo.data.draws import Augment, Draws, Sampler, Shape, Slot, checked_sample, epoch_order, slots_in
+from terrazzo.data.pixels import one_thread_per_image
 from terrazzo.data.processes import Processes
 
 __all__ = ["Augment", "Batch", "WorkerKind", "batches", "checked_sample", "epoch_order", "seed_of"]
@@ -47,6 +47,7 @@ def batches(
     seed: int,
     batch: int,
     first_step: int,
+    sampler: Sampler | None = None,
     rank: int = 0,
     world: int = 1,
     workers: int = 0,
@@ -63,10 +64,11 @@ def batches(
         seed: of order and augmentation.
         batch: size of the global batch; a rank takes its contiguous share.
         first_step: optimizer steps already done.
+        sampler: draws other items than that, or crops that contain a certain pixel.
         rank: which of `world` processes this is.
         world: number of processes.
         workers: threads or processes that work ahead; 0 works when asked.
-        worker_kind: processes get `dataset` and `augment` pickled.
+        worker_kind: processes get `dataset`, `augment` and `sampler` pickled.
         device: a CUDA device gets its batches copied from pinned memory, beside what it computes; else they stay here.
 
     Raises:
@@ -76,7 +78,7 @@ def batches(
         raise InputError("the training set is empty")
     if batch % world:
         raise InputError(f"batch={batch} cannot be shared evenly by {world} processes; choose a multiple of {world}")
-    draws = Draws(dataset, augment, seed)
+    draws = Draws(dataset, augment, seed, sampler)
     share = batch // world
     ranges = (range(first, first + share) for first in count(first_step * batch + rank * share, batch))
     if device is None or device.type != "cuda":
@@ -98,7 +100,7 @@ def _batches(
         crew = Threads(draws, workers, slots, shape, pin_for)
     else:
         crew = Processes(draws, workers, slots, shape)
-    with _one_thread_per_image(), closing(crew), _pinned(crew, pin_for):
+    with one_thread_per_image(), closing(crew), _pinned(crew, pin_for):
         yield from _working_ahead(crew, shape, numbers, ranges)
 
 
@@ -207,14 +209,3 @@ def _sent(feed: Generator[Batch, None, None], device: torch.device) -> Generator
                 yield batch._replace(images=images.permute(0, 3, 1, 2), masks=masks)
             finally:
                 copied.synchronize()
-
-
-@contextmanager
-def _one_thread_per_image() -> Iterator[None]:
-    """OpenCV's own threads would only take the cores from ours."""
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(0)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)

@@ -10,11 +10,12 @@ import PIL.ImageDraw
 from pydantic import BaseModel, Field, PositiveInt, ValidationError
 
 from terrazzo.base import IGNORE, InputError, Mask
+from terrazzo.data.pixels import MOST_PIXELS, UNKNOWN
 
 GROUP = "group"
 """Ending of a label for many instances that are outlined as one: `cargroup` is drawn as `car`."""
 
-Coordinate = Annotated[float, Field(allow_inf_nan=False)]
+Coordinate = Annotated[float, Field(ge=-1e7, le=1e7, allow_inf_nan=False)]
 
 
 class _Outline(BaseModel):
@@ -33,7 +34,7 @@ class _Outlines(BaseModel):
     objects: list[_Outline]
 
 
-def read_polygons(path: Path, ids: Mapping[str, int], unknown: Literal["error", "skip"]) -> Mask:
+def read_polygons(path: Path, ids: Mapping[str, int], unknown: Literal["error", "skip", "mark"]) -> Mask:
     """The mask of a polygon file, uint8 [H, W]; IGNORE where nothing is drawn.
 
     Later objects cover earlier ones, deleted ones and those of fewer than three points are left out; Pillow fills the
@@ -42,18 +43,24 @@ def read_polygons(path: Path, ids: Mapping[str, int], unknown: Literal["error", 
 
     Args:
         ids: class id (or IGNORE) of each label.
-        unknown: whether an object with another label is an error, or is not drawn.
+        unknown: whether an object with another label is an error, is not drawn, or is drawn as UNKNOWN.
 
     Raises:
-        InputError: the file is missing, is no polygon file, or holds an unknown label.
+        InputError: the file is missing, is no polygon file, is too large, or holds an unknown label.
     """
     outlines = _parsed(path)
+    if outlines.imgHeight * outlines.imgWidth > MOST_PIXELS:
+        raise InputError(
+            f"{path}: imgWidth {outlines.imgWidth} by imgHeight {outlines.imgHeight} is no image that can be read"
+        )
     image = PIL.Image.new("L", (outlines.imgWidth, outlines.imgHeight), IGNORE)
     drawing = PIL.ImageDraw.Draw(image)
     for number, outline in enumerate(outlines.objects):
         if outline.deleted or len(outline.polygon) < 3:
             continue
         k = ids.get(outline.label, ids.get(outline.label.removesuffix(GROUP)))
+        if k is None and unknown == "mark":
+            k = UNKNOWN
         if k is not None:
             drawing.polygon(outline.polygon, fill=k)
         elif unknown == "error":

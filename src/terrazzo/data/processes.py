@@ -109,7 +109,7 @@ class Processes:
 
 def _packed(draws: Draws) -> bytes:
     try:
-        return pickle.dumps((draws.dataset, draws.augment, draws.seed))
+        return pickle.dumps((draws.dataset, draws.augment, draws.seed, draws.sampler))
     except (pickle.PicklingError, TypeError, AttributeError) as error:
         raise InputError(
             f"data.worker_kind=process sends the data set to other processes, and this one cannot be sent ({error}); "

@@ -140,8 +140,11 @@ def divide(names: Sequence[str], shares: Sequence[float], seed: int) -> list[set
     return [set(shuffled[start:end]) for start, end in pairwise(edges)]
 
 
-def read_list(path: Path, lines: Literal["ids", "first", "pairs"]) -> list[Line]:
+def read_list(path: Path, lines: Literal["ids", "first", "pairs"], faults: list[str] | None = None) -> list[Line]:
     """The entries of a list file.
+
+    Args:
+        faults: where to say which lines are wrong; without it the first one is an error.
 
     Raises:
         InputError: it is missing, no text, or a line does not have the columns it should have.
@@ -162,10 +165,14 @@ def read_list(path: Path, lines: Literal["ids", "first", "pairs"]) -> list[Line]
             continue
         columns = (line,) if lines == "ids" else _columns(line)
         if lines == "pairs" and len(columns) != 2:
-            raise InputError(
+            sentence = (
                 f"{path}, line {number}: {len(columns)} columns ({line!r}), expected image and label; put names with "
                 "blanks in double quotes, or say data.splits.lines=ids"
             )
+            if faults is None:
+                raise InputError(sentence)
+            faults.append(sentence)
+            continue
         entries.append(Line(number, columns[:1] if lines == "first" else columns))
     return entries
 

@@ -1,14 +1,15 @@
 """Path patterns: how images and their labels find each other in a tree of files."""
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from terrazzo.base import InputError
+from terrazzo.data.paths import alike, files_below, what_is_there
 from terrazzo.data.pixels import IMAGE_SUFFIXES
 
 Key = tuple[str, ...]
@@ -58,17 +59,21 @@ class Template:
         values = dict(zip(self.names, key, strict=True))
         return PLACEHOLDER.sub(lambda match: values[match[1]], self.text)
 
-    def find(self, root: Path) -> dict[str, Key]:
-        """All files that match: path relative to root -> key, sorted by path. Hidden files and folders are not seen."""
-        found = {}
-        for folder, folders, files in os.walk(root / self.folder, followlinks=True):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            for name in files:
-                relative = (Path(folder) / name).relative_to(root).as_posix()
-                match = None if name.startswith(".") else self.pattern.fullmatch(relative)
-                if match is not None:
-                    found[relative] = tuple(match[each] for each in self.names)
-        return dict(sorted(found.items()))
+    def find(
+        self, root: Path, excluded: frozenset[str] = frozenset(), faults: list[str] | None = None
+    ) -> dict[str, Key]:
+        """All files that match, but the excluded ones: path relative to root -> key, sorted by path.
+
+        Args:
+            faults: as in `files_below`.
+        """
+        paths = (path for path in files_below(root, self.folder, faults) if path not in excluded)
+        return {path: key for path in sorted(paths) if (key := self.key_of(path)) is not None}
+
+    def key_of(self, path: str) -> Key | None:
+        """The key of a path relative to data.root; None if it does not match."""
+        match = self.pattern.fullmatch(path)
+        return None if match is None else tuple(match[each] for each in self.names)
 
 
 class Pair(NamedTuple):
@@ -86,22 +91,43 @@ class Pair(NamedTuple):
 class Trees:
     """The image and label files of a data set, found by two templates with the same placeholders.
 
-    A file that both templates match is a label. Labels without an image are no error; `unpaired` counts them.
+    A file that both templates match is a label. Labels without an image (`orphans`) are no error. An image
+    whose only label is excluded is left out too.
+
+    Args:
+        excluded: files that are as if they were not there.
+        faults: where to say what is wrong; without it the first fault is an error.
 
     Raises:
-        InputError: there are no images.
+        InputError: there are no images, or a folder that cannot be read.
     """
 
-    def __init__(self, root: Path, images: Template, labels: Template):
-        label_files = labels.find(root)
-        image_files = {path: key for path, key in images.find(root).items() if path not in label_files}
-        if not image_files:
-            raise InputError(
-                f"data.images {images.text!r} finds no image in data.root={root}: {what_is_there(root, images.folder)}"
-            )
+    def __init__(
+        self,
+        root: Path,
+        images: Template,
+        labels: Template,
+        excluded: frozenset[str] = frozenset(),
+        faults: list[str] | None = None,
+    ):
+        label_files = labels.find(root, excluded, faults)
+        image_files = images.find(root, excluded | label_files.keys(), faults)
         self.root, self.image_template, self.label_template = root, images, labels
         self.images, self.labels = _by_key(image_files), _by_key(label_files)
-        self.unpaired = len(self.labels.keys() - self.images.keys())
+        gone = {each.key_of(path) for path in excluded for each in (images, labels)}
+        self.left_out = gone - (self.images.keys() & self.labels.keys())
+        self.images = {key: files for key, files in self.images.items() if key not in self.left_out}
+        with_image = self.images.keys() | self.left_out
+        self.orphans = [path for key, files in self.labels.items() if key not in with_image for path in files]
+        if not self.images:
+            without = f" but the {len(excluded)} excluded files" if excluded else ""
+            sentence = (
+                f"data.images {images.text!r} finds no image{without} in data.root={root}: "
+                f"{what_is_there(root, images.folder)}"
+            )
+            if faults is None:
+                raise InputError(sentence)
+            faults.append(sentence)
 
     def pair(self, key: Key) -> Pair:
         """The pair of a key that both trees have.
@@ -117,6 +143,14 @@ class Trees:
                 )
         return Pair(self.images[key][0], self.labels[key][0])
 
+    def nearly(self, key: Key) -> str | None:
+        """The label of an image that lacks one, if only capitals or accents of the names differ."""
+        return self._alike.get(alike("/".join(key)))
+
+    @cached_property
+    def _alike(self) -> dict[str, str]:
+        return {alike("/".join(key)): files[0] for key, files in self.labels.items()}
+
     def pairs(self) -> list[Pair]:
         """Every image with its label, sorted by name.
 
@@ -129,6 +163,8 @@ class Trees:
                 f"{self.images[key][0]} (expected {self.label_template.fill(key)})" for key in missing[:5]
             )
             there = "; " + what_is_there(self.root, self.label_template.folder) if not self.labels else ""
+            if (near := self.nearly(missing[0])) is not None:
+                there = f"; {near} is written differently, in capitals or accents"
             raise InputError(
                 f"{len(missing)} of {len(self.images)} images in {self.root} have no label: {shown}"
                 f"{', ...' if len(missing) > 5 else ''}{there}. Add them, move the images away, or correct data.labels"
@@ -152,16 +188,6 @@ def _by_key(files: Mapping[str, Key]) -> dict[Key, list[str]]:
 def placeholders(text: str) -> tuple[str, ...]:
     """The placeholders of a template but {split}, sorted."""
     return tuple(sorted(set(PLACEHOLDER.findall(text)) - {"split"}))
-
-
-def what_is_there(root: Path, folder: str) -> str:
-    """'nothing is at data/train; in data there are: a, b' for messages."""
-    wanted = root / folder
-    place = next((p for p in (wanted, *wanted.parents) if p.is_dir()), Path())
-    names = sorted(p.name + "/" * p.is_dir() for p in place.iterdir() if not p.name.startswith("."))
-    listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    missing = "" if place == wanted else f"there is no folder {wanted}; "
-    return f"{missing}in {place} there is: {listed or 'nothing'}"
 
 
 def _pattern(text: str, split: str) -> str:

@@ -46,33 +46,27 @@ Line = tuple[str, Points, Points]
 
 def curves_svg(curves: Sequence[Mapping[str, Any]]) -> str:
     """Loss, mean IoU and learning rate over the steps as inline SVG in the page's own colours."""
-    buffer = io.StringIO()
-    with _style():
-        _curves_figure(curves, 1216, 220).savefig(buffer, format="svg", transparent=True)
-    body = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
-    body = body[body.index(">", body.index("<svg")) + 1 :].replace("'DejaVu Sans', ", "")
-    for name, color in COLORS.items():
-        body = body.replace(color, f"var(--{name})")
-    return f'<svg viewBox="0 0 1216 220" role="img" aria-label="Loss, mean IoU and learning rate over the steps">{body}'
+    with chart_style():
+        return inline_svg(_curves_figure(curves, 1216, 220), "Loss, mean IoU and learning rate over the steps")
 
 
 def write_curves(path: Path, curves: Sequence[Mapping[str, Any]]) -> None:
     """The curves as a PNG file."""
-    with _style():
+    with chart_style():
         _save(_curves_figure(curves, 1216, 320), path)
 
 
 def write_bars(path: Path, iou: Sequence[float | None], classes: Classes) -> None:
     """The IoU of each class as a bar in a PNG file; None (no such class in the split) has no bar."""
-    with _style():
-        figure = _figure(760, 80 + 24 * len(classes))
+    with chart_style():
+        figure = new_figure(760, 80 + 24 * len(classes))
         axes = figure.subplots()
         values = [0.0 if value is None else value for value in iou]
         axes.barh(range(len(classes)), values, height=0.7, color=COLORS["line1"])
         for k, value in enumerate(iou):
             axes.text(values[k] + 0.01, k, "not in this split" if value is None else f"{value:.3f}", va="center")
         axes.set_yticks(range(len(classes)), [short(name) for name in classes.names])
-        _set_fonts(axes.get_yticklabels())
+        set_fonts(axes.get_yticklabels())
         axes.set(xlim=(0, 1.12), ylim=(len(classes) - 0.4, -0.6), xlabel="IoU")
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
         axes.tick_params(left=False)
@@ -83,15 +77,15 @@ def write_confusion(path: Path, shares: NDArray[np.float64], classes: Classes) -
     """The row-normalised confusion matrix [K, K] as a PNG file; a class without truth (nan) has an empty row."""
     count = len(classes)
     side = max(12, min(46, 2200 // count))
-    with _style():
-        figure = _figure(300 + side * count, 240 + side * count)
+    with chart_style():
+        figure = new_figure(300 + side * count, 240 + side * count)
         axes = figure.subplots()
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         names = [short(name) for name in classes.names]
         size = min(10, side * 0.7)
         axes.set_xticks(range(count), names, rotation=90, fontsize=size)
         axes.set_yticks(range(count), names, fontsize=size)
-        _set_fonts([*axes.get_xticklabels(), *axes.get_yticklabels()])
+        set_fonts([*axes.get_xticklabels(), *axes.get_yticklabels()])
         axes.set(xlabel="prediction", ylabel="truth")
         axes.set_title("Share of the truth's pixels", loc="left")
         if count <= NAMED_CELLS:
@@ -107,7 +101,7 @@ def _curves_figure(curves: Sequence[Mapping[str, Any]], width: int, height: int)
     miou = [_line(curves, "train", "train/miou"), _line(curves, "val", "val/miou")]
     if (best := miou[1])[2].size:
         miou[1] = (f"val (best {best[2].max():.3f})", best[1], best[2])
-    figure = _figure(width, height)
+    figure = new_figure(width, height)
     figure.set_layout_engine(
         "constrained", wspace=0.04
     )  # the last step's number and the next chart's first would touch
@@ -123,6 +117,7 @@ def _curves_figure(curves: Sequence[Mapping[str, Any]], width: int, height: int)
     losses = np.concatenate([values for _, _, values in loss])
     if losses.size and losses.min() > 0 and losses.max() > LOG_RATIO * losses.min():
         left.set_yscale("log")
+        left.yaxis.set_major_formatter(lambda loss, _: f"{loss:g}")  # the usual one writes TeX
     if best[2].size:
         peak = int(best[2].argmax())
         middle.plot(best[1][peak], best[2][peak], "o", markersize=8, fillstyle="none", color=COLORS["line2"])
@@ -146,12 +141,6 @@ def _rates(curves: Sequence[Mapping[str, Any]]) -> list[Line]:
         if line[0] not in names:
             names.append(line[0])
     return [(short(", ".join(names)), steps, values) for names, (_, steps, values) in shared.values()]
-
-
-def _short_rate(rate: float) -> str:
-    """0.00025 as 2.5e-4."""
-    digits, power = f"{rate:.1e}".split("e")
-    return f"{digits.removesuffix('.0')}e{int(power)}" if rate else "0"
 
 
 def _draw_lines(axes: "Axes", title: str, lines: Sequence[Line]) -> None:
@@ -191,7 +180,7 @@ def _binned(steps: Points, values: Points) -> tuple[Points, Points, Points, Poin
     return np.array(middles), np.array(means), np.array(lows), np.array(highs)
 
 
-def _figure(width: int, height: int) -> "Figure":
+def new_figure(width: int, height: int) -> "Figure":
     """A figure of `width` x `height` CSS pixels (an SVG has 72 to the inch); as PNG twice as fine where it is small."""
     from matplotlib.figure import Figure
 
@@ -199,12 +188,25 @@ def _figure(width: int, height: int) -> "Figure":
     return Figure(figsize=(width / 72, height / 72), dpi=dpi, layout="constrained")
 
 
+def inline_svg(figure: "Figure", label: str) -> str:
+    """A figure as an SVG element in the page's own colours; drawn within `chart_style`."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True)
+    body = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
+    body = body[body.index(">", body.index("<svg")) + 1 :].replace("'DejaVu Sans', ", "")
+    body = re.sub(r' id="(?:[a-zA-Z.]|2d)+_\d+"', "", body)  # of groups: every figure has the same
+    for name, color in COLORS.items():
+        body = body.replace(color, f"var(--{name})")
+    width, height = (round(72 * inches) for inches in figure.get_size_inches())
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{label}">{body}'
+
+
 def _save(figure: "Figure", path: Path) -> None:
     with replacing(path) as draft:
         figure.savefig(draft)
 
 
-def _set_fonts(labels: Sequence["Text"]) -> None:
+def set_fonts(labels: Sequence["Text"]) -> None:
     """Give each label a font that has its letters."""
     from matplotlib.font_manager import FontProperties
 
@@ -213,7 +215,7 @@ def _set_fonts(labels: Sequence["Text"]) -> None:
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def chart_style() -> Iterator[None]:
     """Matplotlib's settings for our charts, and only while they are drawn."""
     import matplotlib
 

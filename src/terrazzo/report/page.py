@@ -1,30 +1,26 @@
 """What a run leaves for people: report.html, one file that opens offline, and its numbers as tables and pictures."""
 
-import base64
 import csv
 import io
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import PIL.Image
 from numpy.typing import NDArray
 
-from terrazzo.base import IGNORE, Classes, Color, Image, Mask
+from terrazzo.base import IGNORE, Classes, Image, Mask
+from terrazzo.data.colors import hex_of
 from terrazzo.files import write_text
 from terrazzo.infer import draw
 from terrazzo.report import charts
+from terrazzo.report.html import data_uri, fraction, render
 
 if TYPE_CHECKING:
     from terrazzo.metrics import Scores
 
-THUMBNAIL = 440
-"""Longest side in pixels of a picture in the report."""
 FRONT = 2
 """Best and worst images on the first screen, each."""
 TOP_CONFUSIONS = 10
@@ -87,29 +83,24 @@ class Report:
 
 def write_report(path: Path, report: Report) -> None:
     """Write the report as one HTML file that asks for nothing else, atomically."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"fraction": fraction, "percent": draw.percent, "plain": plain}
-    template = resources.files("terrazzo.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
     front = [*report.panels.best[:FRONT], *report.panels.worst[:FRONT]]
-    page = environment.from_string(template).render(
-        report=report,
-        rows=[] if report.scores is None else _class_rows(report.scores, report.classes),
-        hexes=[_hex(color) for color in report.classes.colors],
-        curves=charts.curves_svg(report.curves),
-        best=[_card(panel, report.classes) for panel in report.panels.best],
-        worst=[_card(panel, report.classes) for panel in report.panels.worst],
-        samples=[_card(panel, report.classes) for panel in report.panels.samples],
-        front=FRONT,
-        front_legend=draw.shares([m for panel in front for m in (panel.truth, panel.prediction)], report.classes),
-        front_ignored=any((panel.truth == IGNORE).any() for panel in front),
-        matrix=None if report.confusion is None else _matrix(report.confusion, report.classes),
-        confusions=[] if report.confusion is None else top_confusions(report.confusion),
-        wrong=_hex(draw.WRONG_COLOR),
-        ignored=_hex(draw.IGNORE_COLOR),
-    )
-    write_text(path, page)
+    values = {
+        "report": report,
+        "rows": [] if report.scores is None else _class_rows(report.scores, report.classes),
+        "hexes": [hex_of(color) for color in report.classes.colors],
+        "curves": charts.curves_svg(report.curves),
+        "best": [_card(panel, report.classes) for panel in report.panels.best],
+        "worst": [_card(panel, report.classes) for panel in report.panels.worst],
+        "samples": [_card(panel, report.classes) for panel in report.panels.samples],
+        "front": FRONT,
+        "front_legend": draw.shares([m for panel in front for m in (panel.truth, panel.prediction)], report.classes),
+        "front_ignored": any((panel.truth == IGNORE).any() for panel in front),
+        "matrix": None if report.confusion is None else _matrix(report.confusion, report.classes),
+        "confusions": [] if report.confusion is None else top_confusions(report.confusion),
+        "wrong": hex_of(draw.WRONG_COLOR),
+        "ignored": hex_of(draw.IGNORE_COLOR),
+    }
+    write_text(path, render("page.html.jinja", values))
 
 
 def write_tables(folder: Path, scores: "Scores", classes: Classes, curves: Sequence[Mapping[str, Any]] = ()) -> None:
@@ -129,26 +120,6 @@ def write_tables(folder: Path, scores: "Scores", classes: Classes, curves: Seque
     charts.write_confusion(folder / "confusion.png", row_shares(counts), classes)
     if curves:
         charts.write_curves(folder / "curves.png", curves)
-
-
-def fraction(value: float | str | None) -> str:
-    """A score as it is shown: three decimals, a dash where there is none."""
-    if isinstance(value, str):
-        return value
-    return "–" if value is None or math.isnan(value) else f"{value:.3f}"
-
-
-def plain(value: object) -> str:
-    """A value of the protocol or the environment as one line of text."""
-    match value:
-        case None:
-            return "–"
-        case Mapping():
-            return ", ".join(f"{key}: {plain(item)}" for key, item in value.items())
-        case list() | tuple():
-            return ", ".join(plain(item) for item in value)
-        case _:
-            return str(value)
 
 
 def top_confusions(confusion: NDArray[np.int64]) -> list[tuple[int, int, float, int]]:
@@ -207,29 +178,13 @@ def _card(panel: Panel, classes: Classes) -> dict[str, Any]:
     return {
         "name": panel.name,
         "score": fraction(panel.score),
-        "image": _data_uri(draw.as_rgb(panel.image), "jpeg"),
-        "truth": _data_uri(draw.colorize(panel.truth, classes), "png"),
-        "prediction": _data_uri(draw.colorize(panel.prediction, classes), "png"),
-        "errors": _data_uri(errors, "jpeg"),
+        "image": data_uri(draw.as_rgb(panel.image), "jpeg"),
+        "truth": data_uri(draw.colorize(panel.truth, classes), "png"),
+        "prediction": data_uri(draw.colorize(panel.prediction, classes), "png"),
+        "errors": data_uri(errors, "jpeg"),
         "ignored": bool((panel.truth == IGNORE).any()),
         "legend": draw.shares([panel.truth, panel.prediction], classes),
     }
-
-
-def _data_uri(image: Image, kind: str) -> str:
-    """A small copy of an RGB picture inside an address."""
-    picture = PIL.Image.fromarray(image)
-    picture.thumbnail((THUMBNAIL, THUMBNAIL), PIL.Image.Resampling.BOX)
-    buffer = io.BytesIO()
-    if kind == "jpeg":
-        picture.save(buffer, kind, quality=82)
-    else:
-        picture.quantize(128, dither=PIL.Image.Dither.NONE).save(buffer, kind, optimize=True)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _hex(color: Color) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*color)
 
 
 def _csv(rows: Sequence[Sequence[object]]) -> str:
