@@ -20,10 +20,12 @@ FLOORS: list[set[str]] = [
         "terrazzo.cost",
         "terrazzo.track",
     },
-    {"terrazzo.engine", "terrazzo.infer"},
-    {"terrazzo.config", "terrazzo.report"},
+    {"terrazzo.engine", "terrazzo.infer", "terrazzo.check", "terrazzo.discover"},
+    {"terrazzo.config", "terrazzo.report", "terrazzo.prepare"},
     {"terrazzo.bundle"},
     {"terrazzo.commands"},
+    {"terrazzo.terminal"},
+    {"terrazzo.cli_data"},
     {"terrazzo.cli"},
     {"terrazzo.__main__"},
 ]
@@ -35,13 +37,17 @@ WITHIN: set[tuple[str, str]] = {
     ("terrazzo.commands.train", "terrazzo.commands.start"),
     ("terrazzo.commands.replay", "terrazzo.commands.start"),
     ("terrazzo.commands.replay", "terrazzo.commands.train"),
+    ("terrazzo.commands.start", "terrazzo.commands.check"),
     ("terrazzo.commands.start", "terrazzo.commands.evaluate"),
     ("terrazzo.commands.evaluate", "terrazzo.commands.score"),
     ("terrazzo.commands.report", "terrazzo.commands.evaluate"),
 }
 """Files of `commands/` are siblings too: the verbs that are made of other verbs."""
 
-NO_TORCH = ("terrazzo.base", "terrazzo.files", "terrazzo.data", "terrazzo.track", "terrazzo.cli")
+NO_TORCH = (
+    *("terrazzo.base", "terrazzo.files", "terrazzo.data", "terrazzo.check", "terrazzo.discover", "terrazzo.prepare"),
+    *("terrazzo.track", "terrazzo.terminal", "terrazzo.cli"),
+)
 TORCH_ALLOWED = ("terrazzo.data.loader",)
 
 

@@ -2,14 +2,14 @@
 
 import json as jsonlib
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from terrazzo import __version__
+from terrazzo.cli_data import app as data_app
+from terrazzo.terminal import print_scores, print_table, progress_bar, say
 
 app = typer.Typer(
     help="From a folder of images and label maps to a semantic-segmentation model that you can trust.",
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="The networks that a recipe can name.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+app.add_typer(data_app, name="data")
 
 Recipe = Annotated[
     str, typer.Argument(help="Name of a shipped recipe, or path of a YAML file (an existing path wins).")
@@ -70,7 +71,7 @@ def evaluate(
     """Score a trained model on labelled images."""
     from terrazzo.commands.evaluate import evaluate as run_evaluation
 
-    with _progress("evaluate") as progress:
+    with progress_bar("evaluate") as progress:
         result = run_evaluation(
             model,
             data=data,
@@ -82,9 +83,9 @@ def evaluate(
             progress=progress,
         )
     for one in result if isinstance(result, list) else [result]:
-        _print_scores(one)
+        print_scores(one)
     if json is not None:
-        _say(f"written to {json}")
+        say(f"written to {json}")
 
 
 @app.command()
@@ -99,11 +100,11 @@ def predict(
     """Predict masks for images and folders of images."""
     from terrazzo.commands.predict import predict as run_prediction
 
-    with _progress("predict") as progress:
+    with progress_bar("predict") as progress:
         written = run_prediction(
             model, inputs, out, probabilities=probabilities, overrides=looks or (), device=device, progress=progress
         )
-    _say(f"{len(written)} masks in {out / 'pred'}, with colours in {out / 'palette'}, overlays in {out / 'vis'}")
+    say(f"{len(written)} masks in {out / 'pred'}, with colours in {out / 'palette'}, overlays in {out / 'vis'}")
 
 
 @app.command()
@@ -127,7 +128,7 @@ def score(
     """Score predicted id images against label images."""
     from terrazzo.commands.score import score as run_scoring
 
-    with _progress("score") as progress:
+    with progress_bar("score") as progress:
         result = run_scoring(
             predictions,
             labels,
@@ -139,9 +140,9 @@ def score(
             tables=tables,
             progress=progress,
         )
-    _print_table(f"protocol {protocol}: {result['protocol']['images']} images", result)
+    print_table(f"protocol {protocol}: {result['protocol']['images']} images", result)
     for path in filter(None, (json, tables)):
-        _say(f"written to {path}")
+        say(f"written to {path}")
 
 
 @app.command()
@@ -198,78 +199,6 @@ def list_models(
     Console().print(table)
 
 
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on the terminal with rate and time left."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn(what),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(what, total=None, rate="")
-
-        def show(done: int, total: int) -> None:
-            speed = bar.tasks[0].speed
-            bar.update(task, completed=done, total=total, rate=f"{speed:.1f} images/s" if speed else "")
-
-        yield show
-
-
-def _print_scores(result: dict[str, Any]) -> None:
-    about = result["protocol"]
-    limit = f", first {about['limit']} only" if about["limit"] else ""
-    title = f"{result['checkpoint']} (step {result['step']}) on {about['split']}: {about['images']} images{limit}"
-    _print_table(title, result)
-
-
-def _print_table(title: str, result: dict[str, Any]) -> None:
-    """Scores of classes and, where the protocol has them, of categories and levels; then the means."""
-    from rich.console import Console
-    from rich.table import Table
-
-    def cell(value: float | None) -> str:
-        return "-" if value is None else f"{value:.4f}"
-
-    columns = {"iou": "IoU", "acc": "accuracy", "dice": "Dice", "boundary_iou": "boundary IoU", "iiou": "iIoU"}
-    console = Console()
-    for name in ("per_class", "per_category"):
-        rows = result.get(name, {})
-        shown = [key for key in columns if any(key in row for row in rows.values())]
-        if rows:
-            head = name.removeprefix("per_")
-            table = Table(head, *(columns[key] for key in shown), box=None, title_justify="left")
-            table.title = title if name == "per_class" else None
-            for row_name, row in rows.items():
-                table.add_row(row_name, *(cell(row[key]) for key in shown))
-            console.print(table)
-    means = {
-        "miou": "mIoU",
-        "macc": "mean accuracy",
-        "accuracy": "pixel accuracy",
-        "mdice": "mean Dice",
-        "fwiou": "frequency-weighted IoU",
-        "boundary_miou": "mean boundary IoU",
-        "miiou": "mean iIoU",
-        "category_miou": "category IoU",
-        "category_miiou": "category iIoU",
-    }
-    parts = [f"{text} {cell(result[key])}" for key, text in means.items() if key in result]
-    levels = {key: f"level {key[-1]} mIoU" for key in ("level2", "level1") if key in result}
-    parts += [f"{text} {cell(result[key]['miou'])}" for key, text in levels.items()]
-    console.print("  ".join(parts), highlight=False)
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr)
-
-
 def _version(value: bool) -> None:
     if value:
         print(f"terrazzo {__version__}")
@@ -294,7 +223,7 @@ def main() -> None:
 
         if not isinstance(error, InputError):
             raise
-        _say(f"error: {error}")
+        say(f"error: {error}")
         sys.exit(2)
 
 

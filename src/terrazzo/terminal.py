@@ -1,0 +1,110 @@
+"""What the commands write on the terminal: progress, tables of scores, remarks. Rich is imported when it is needed."""
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from terrazzo.commands.check import Checked
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on the terminal with rate and time left."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn(what),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(what, total=None, rate="")
+
+        def show(done: int, total: int) -> None:
+            speed = bar.tasks[0].speed
+            bar.update(task, completed=done, total=total, rate=f"{speed:.1f} images/s" if speed else "")
+
+        yield show
+
+
+def print_scores(result: dict[str, Any]) -> None:
+    about = result["protocol"]
+    limit = f", first {about['limit']} only" if about["limit"] else ""
+    title = f"{result['checkpoint']} (step {result['step']}) on {about['split']}: {about['images']} images{limit}"
+    print_table(title, result)
+
+
+def print_table(title: str, result: dict[str, Any]) -> None:
+    """Scores of classes and, where the protocol has them, of categories and levels; then the means."""
+    from rich.console import Console
+    from rich.table import Table
+
+    def cell(value: float | None) -> str:
+        return "-" if value is None else f"{value:.4f}"
+
+    columns = {"iou": "IoU", "acc": "accuracy", "dice": "Dice", "boundary_iou": "boundary IoU", "iiou": "iIoU"}
+    console = Console()
+    for name in ("per_class", "per_category"):
+        rows = result.get(name, {})
+        shown = [key for key in columns if any(key in row for row in rows.values())]
+        if rows:
+            head = name.removeprefix("per_")
+            table = Table(head, *(columns[key] for key in shown), box=None, title_justify="left")
+            table.title = title if name == "per_class" else None
+            for row_name, row in rows.items():
+                table.add_row(row_name, *(cell(row[key]) for key in shown))
+            console.print(table)
+    means = {
+        "miou": "mIoU",
+        "macc": "mean accuracy",
+        "accuracy": "pixel accuracy",
+        "mdice": "mean Dice",
+        "fwiou": "frequency-weighted IoU",
+        "boundary_miou": "mean boundary IoU",
+        "miiou": "mean iIoU",
+        "category_miou": "category IoU",
+        "category_miiou": "category iIoU",
+    }
+    parts = [f"{text} {cell(result[key])}" for key, text in means.items() if key in result]
+    levels = {key: f"level {key[-1]} mIoU" for key in ("level2", "level1") if key in result}
+    parts += [f"{text} {cell(result[key]['miou'])}" for key, text in levels.items()]
+    console.print("  ".join(parts), highlight=False)
+
+
+def print_verdicts(checked: "Checked", recipe: str) -> None:
+    """The verdicts of a check, worst first, each with what to type; then a line that sums them up."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(soft_wrap=True, highlight=False)
+    colors = {"error": "bold red", "warning": "bold yellow", "note": "bold blue"}
+    for verdict in checked.verdicts:
+        head = (verdict.severity, colors[verdict.severity])
+        console.print(Text.assemble(head, f"  {verdict.title}", (f"  [{verdict.code}]", "dim")))
+        for line in filter(None, (verdict.evidence, _listed(verdict.files), verdict.advice)):
+            console.print(Text(f"    {line}"))
+        for line in verdict.yaml.splitlines():
+            console.print(Text(f"      {line}", style="green"))
+        console.print()
+    counts = {name: sum(verdict.severity == name for verdict in checked.verdicts) for name in colors}
+    parts = [f"{count} {name}{'s' * (count != 1)}" for name, count in counts.items()]
+    console.print(Text(f"{len(checked.records)} image and label pairs read: {', '.join(parts)}"))
+    if checked.fix:
+        words = shlex.join(checked.fix)
+        console.print(Text(f"what answers all errors at once: terrazzo train {recipe} {words}"))
+
+
+def _listed(files: Sequence[str]) -> str:
+    shown = ", ".join(files[:5])
+    return f"{shown} and {len(files) - 5} more" if len(files) > 5 else shown
+
+
+def say(message: str) -> None:
+    print(message, file=sys.stderr)
