@@ -10,7 +10,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "terrazzo"
 FLOORS: list[set[str]] = [
     {"terrazzo.base", "terrazzo.files"},
     {"terrazzo.output"},
-    {"terrazzo.kernels"},
+    {"terrazzo.kernels", "terrazzo.published"},
     {
         "terrazzo.data",
         "terrazzo.models",

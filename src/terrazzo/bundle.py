@@ -157,10 +157,26 @@ def find_bundle(model: str | Path, checkpoint: str | None = None) -> Found:
     )
 
 
-def load_network(model: str | Path, *, network: nn.Module | None = None) -> Segmenter:
-    """The network of MODEL alone, in eval mode on the CPU: uint8 images [B, C, H, W] in, Output out.
+def load_network(source: str | Path, *, model: str | None = None, network: nn.Module | None = None) -> nn.Module:
+    """A network alone, in eval mode on the CPU.
+
+    Of a run folder or a bundle: uint8 images [B, C, H, W] in, Output out. Of a checkpoint that others published
+    (MMSegmentation's .pth, the authors' files): the bare network, normalised float32 images [B, 3, H, W] in, Output
+    out, in the checkpoint's own classes.
+
+    Args:
+        source: run folder, bundle, or a published checkpoint.
+        model: which published network a checkpoint holds, where its file name does not say: `segformer_mit-b0`.
+        network: the module of a model that was passed from Python (model.kind: own).
 
     Raises:
-        InputError: there is no such model, or its files are damaged.
+        InputError: there is no such model, its files are damaged or unsafe, or a tensor finds no place.
     """
-    return load_bundle(find_bundle(model).folder, network=network)[0]
+    path = Path(source)
+    if model is not None or (path.is_file() and not (path.parent / CONFIG_FILE).exists()):
+        from terrazzo.published.loading import load_published  # every family, needed by foreign files only
+
+        if not path.exists():
+            raise InputError(f"{path}: no such checkpoint")
+        return load_published(path, model)
+    return load_bundle(find_bundle(path).folder, network=network)[0]
