@@ -32,12 +32,12 @@ FLOORS: list[set[str]] = [
 """Lowest first. A room may import from lower floors, and its own files; a floor's rooms do not import each other."""
 
 WITHIN: set[tuple[str, str]] = {
+    ("terrazzo.commands.train", "terrazzo.commands.check"),
     ("terrazzo.commands.train", "terrazzo.commands.evaluate"),
     ("terrazzo.commands.train", "terrazzo.commands.report"),
     ("terrazzo.commands.train", "terrazzo.commands.start"),
     ("terrazzo.commands.replay", "terrazzo.commands.start"),
     ("terrazzo.commands.replay", "terrazzo.commands.train"),
-    ("terrazzo.commands.start", "terrazzo.commands.check"),
     ("terrazzo.commands.start", "terrazzo.commands.evaluate"),
     ("terrazzo.commands.evaluate", "terrazzo.commands.score"),
     ("terrazzo.commands.report", "terrazzo.commands.evaluate"),

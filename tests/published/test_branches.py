@@ -1,6 +1,5 @@
 """DDRNet, PIDNet, HRNet and OCRNet: the published keys, the numbers they answer, and what every network promises."""
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -42,16 +41,6 @@ def kind(request: pytest.FixtureRequest) -> str:
 def net(kind: str) -> nn.Module:
     torch.manual_seed(0)
     return SMALL[kind]()
-
-
-@pytest.fixture(scope="module")
-def fill(shared_parity: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fill", shared_parity / "fill.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def image(fill: ModuleType, name: str) -> Tensor:

@@ -1,6 +1,5 @@
 """ResNet with FCN, PSP, DeepLabV3, DeepLabV3+ and UPer heads: the published keys, and the numbers they answer."""
 
-import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -28,16 +27,6 @@ def small(head: HeadKind, **changes: object) -> DilatedSizes:
     backbone = replace(D32, depth=18) if head == "upernet" else ResnetSizes(18)
     sizes = DilatedSizes(head, backbone, channels=8, aux_channels=8, fine_channels=4)
     return replace(sizes, **changes)
-
-
-@pytest.fixture(scope="module")
-def fill(shared_parity: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fill", shared_parity / "fill.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def filled(name: str, folder: Path, fill: ModuleType) -> nn.Module:

@@ -1,13 +1,12 @@
 """Checkpoints in their real form, through the loader that everybody uses, against what their own tool answered."""
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from parity import fill_module
 
 import terrazzo
 from terrazzo.base import InputError
@@ -26,18 +25,9 @@ MANIFESTS = (
 )
 
 
-def module(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fill", path)
-    assert spec is not None
-    assert spec.loader is not None
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
-
-
 def checkpoint(folder: Path, parity: Path, name: str, file: str | None = None) -> Path:
     """A file as MMSegmentation writes it, filled with the reference's numbers."""
-    state = module(parity / "fill.py").state_dict(parity / f"{name}.keys.json")
+    state = fill_module(parity).state_dict(parity / f"{name}.keys.json")
     path = folder / (file or f"{name}.pth")
     torch.save({"state_dict": {k: torch.from_numpy(v) for k, v in state.items()}, "meta": {"iter": 7}}, path)
     return path
@@ -47,7 +37,7 @@ def set_bases(network: torch.nn.Module, parity: Path) -> None:
     """Give SegNeXt the bases that the reference used in place of random ones."""
     for key, buffer in network.named_buffers():
         if key.endswith("bases"):
-            buffer.copy_(torch.from_numpy(module(parity / "fill.py").nmf_bases(tuple(buffer.shape))))
+            buffer.copy_(torch.from_numpy(fill_module(parity).nmf_bases(tuple(buffer.shape))))
 
 
 def test_all_manifests_are_here(shared_parity):
@@ -60,7 +50,7 @@ def test_all_manifests_are_here(shared_parity):
 def test_logits_are_those_of_the_published_tool(shared_parity, tmp_path, name):
     network = terrazzo.load_network(checkpoint(tmp_path, shared_parity, name))
     set_bases(network, shared_parity)
-    fill = module(shared_parity / "fill.py")
+    fill = fill_module(shared_parity)
     stored = np.load(shared_parity / f"{name}.npz")
     compared = 0
     for size in ("even", "odd"):

@@ -1,6 +1,5 @@
 """SegFormer as MMSegmentation published it: the names, the numbers, and an encoder that is SMP's."""
 
-import importlib.util
 import json
 from dataclasses import replace
 
@@ -12,14 +11,6 @@ from terrazzo.base import InputError
 from terrazzo.published.segformer_mit import VARIANTS, MitSizes, build
 
 TINY = MitSizes((8, 16, 20, 32), (1, 2, 1, 1), heads=(1, 2, 5, 8), head_channels=16)
-
-
-@pytest.fixture(scope="module")
-def fill(shared_parity):
-    spec = importlib.util.spec_from_file_location("fill", shared_parity / "fill.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def filled(name, fill, shared_parity):

@@ -1,13 +1,12 @@
 """Segmenter: the published names and answers, and maps of other sizes than the table of positions."""
 
-import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
+from parity import fill_module
 
 from terrazzo.base import InputError
 from terrazzo.published.segmenter_vit import VARIANTS, SegmenterSizes, build
@@ -19,15 +18,6 @@ PUBLISHED_ANSWERS = {
     "even": [-0.5005, -0.3031, -0.6302, -0.5593, -0.2439, 1.2251, 0.4437],
     "odd": [-0.3675, 0.0475, -0.4397, -0.2241, -0.2562, 0.7585, 0.1117],
 }
-
-
-def fill_module(parity: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("parity_fill", parity / "fill.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("name", ["even", "odd"])

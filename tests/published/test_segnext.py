@@ -1,6 +1,5 @@
 """SegNeXt: the published names, the published numbers, and the factorisation in its head."""
 
-import importlib.util
 import json
 from dataclasses import replace
 
@@ -12,14 +11,6 @@ from terrazzo.base import InputError
 from terrazzo.published.segnext import NMF2D, VARIANTS, SegNextSizes, build, renamed
 
 TINY = SegNextSizes((8, 16, 24, 32), (1, 2, 1, 1), 64, rank=4)
-
-
-@pytest.fixture(scope="module")
-def fill(shared_parity):
-    spec = importlib.util.spec_from_file_location("fill", shared_parity / "fill.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def filled(name, fill, shared_parity):

@@ -1,28 +1,18 @@
 """Swin with UPerNet's head: the published names, sizes that no window fits, and attention worked out pixel by pixel."""
 
-import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
+from parity import fill_module
 from torch import Tensor
 
 from terrazzo.base import InputError
 from terrazzo.published.swin_upernet import APART, VARIANTS, ShiftedWindows, SwinSizes, build, relative_positions
 
 SMALL = SwinSizes(width=8, depths=(2, 2, 2, 2), heads=(1, 2, 2, 4), window=3, head_width=8, aux_width=8)
-
-
-def fill_module(parity: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("parity_fill", parity / "fill.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 # Every seventh part of the logits and auxiliary logits that MMSegmentation 1.2.2 answers (torch 2.15, CPU).

@@ -1,6 +1,5 @@
 """STDC, Fast-SCNN and BiSeNetV2: the published keys, and the numbers they answer."""
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -64,16 +63,6 @@ def small(name: str) -> nn.Module:
             return fast_scnn.build(sizes, classes=3)
         case bisenetv2.BiSeNetV2Sizes() as sizes:
             return bisenetv2.build(sizes, classes=3)
-
-
-@pytest.fixture(scope="module")
-def fill(shared_parity: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fill", shared_parity / "fill.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def run(net: nn.Module, images: Tensor) -> tuple[Tensor, ...]:

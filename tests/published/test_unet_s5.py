@@ -1,28 +1,18 @@
 """UNet s5-d16: the published logits from the published names, and sizes that the published code refuses."""
 
-import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from parity import fill_module
 
 from terrazzo.base import InputError
 from terrazzo.published.unet_s5 import VARIANTS, UNetSizes, build
 
 SMALL = UNetSizes(widths=(4, 6, 8, 10, 12), head_width=4, aux_width=4)
-
-
-def fill_module(parity: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("parity_fill", parity / "fill.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_published_logits(shared_parity: Path) -> None:

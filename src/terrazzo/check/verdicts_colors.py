@@ -40,7 +40,7 @@ def _jpeg(tally: ColorTally) -> Verdict | None:
         files = tuple(record.label for record in tally.bad)  # saved as PNG afterwards
     if not files:
         return None
-    fix = tally.change(tolerance=gap // 4, unknown="ignore") if gap >= SEPARATE else tally.case.leave_out(files)
+    fix = tally.change({"tolerance": gap // 4, "unknown": "ignore"}) if gap >= SEPARATE else tally.case.leave_out(files)
     return Verdict(
         "jpeg-labels",
         "error",
@@ -89,7 +89,7 @@ def _bgr(tally: ColorTally) -> Verdict | None:
         f"Red and blue are swapped in {count(len(files), 'label')}",
         f"with the channels in the order {other} every colour of these files is a class's: {tally.shown}",
         files,
-        tally.change(channels=other) if fits == len(tally.records) else tally.case.leave_out(files),
+        tally.change({"channels": other}) if fits == len(tally.records) else tally.case.leave_out(files),
         "Written by a program that takes colours as blue, green, red.",
     )
 
@@ -106,7 +106,7 @@ def _blended(tally: ColorTally) -> Verdict | None:
         f"{count(len(files), 'label')} with smoothed borders",
         f"{count(len(tally.unknown), 'unknown colour')} on {tally.unknown_share}: {tally.shown}",
         files,
-        fix or tally.change(unknown="ignore"),
+        fix or tally.change({"unknown": "ignore"}),
         "Resize labels with nearest-neighbour interpolation only. "
         + ("The setting leaves these files out." if fix else "The setting ignores the mixed pixels."),
     )
@@ -119,7 +119,7 @@ def _unknown(tally: ColorTally) -> Verdict | None:
     listed = [hex_of(color) for color in tally.decode.ignore_colors]
     new = [swapped(color) if tally.decode.channels == "bgr" else color for color in sorted(tally.unknown)]
     few = len(new) <= 4 * MANY
-    fix = tally.change(ignore_colors=[*listed, *new]) if few else tally.change(unknown="ignore")
+    fix = tally.change({"ignore_colors": [*listed, *new]}) if few else tally.change({"unknown": "ignore"})
     return Verdict(
         "unknown-colours",
         "error",

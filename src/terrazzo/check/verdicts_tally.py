@@ -162,7 +162,7 @@ class ColorTally:
         """The share of the unknown pixels that are not farther than this from a known colour."""
         return sum(n for color, n in self.unknown.items() if self._away[color] <= limit) / self.unknown.total()
 
-    def change(self, **settings: object) -> tuple[str, ...]:
+    def change(self, settings: Mapping[str, object]) -> tuple[str, ...]:
         """`data.decode` with other settings; none for a layout, whose decoding is fixed."""
         if not self.case.open:
             return ()

@@ -2,8 +2,9 @@
 
 import json as jsonlib
 import os
+import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
@@ -113,6 +114,30 @@ def quick_check(config: RunConfig) -> list[Verdict]:
         for place, record in zip(peeked, pool.map(lambda k: _peek(cfg, decoder, records[k]), peeked), strict=True):
             records[place] = record
     return verdicts(cfg, config.data.kind, found, records, sample=True)
+
+
+def check_labels(cfg: RunConfig) -> list[str]:
+    """What headers and a few labels say about the data, in lines for people.
+
+    Raises:
+        InputError: training cannot work; what was seen, and what to type.
+    """
+    found = quick_check(cfg)
+    errors = [verdict for verdict in found if verdict.severity == "error"]
+    if errors:
+        lines = [f"{each.title} ({each.evidence}){_named(each.files)}. {each.advice}".rstrip() for each in errors]
+        fix = together(errors)
+        typed = f"\nWhat answers it: {shlex.join(fix)}" if fix else ""
+        raise InputError("\n".join(lines) + typed + "\n`terrazzo data check` reads all files and shows them")
+    return [
+        f"{each.title} ({each.evidence}); see `terrazzo data check`" for each in found if each.severity == "warning"
+    ]
+
+
+def _named(files: Sequence[str]) -> str:
+    """': a.png, b.png and 7 more' for a sentence."""
+    shown = ", ".join(files[:3])
+    return (f": {shown}" + (f" and {len(files) - 3} more" if len(files) > 3 else "")) if files else ""
 
 
 def _labelled(config: RunConfig, cfg: FolderData) -> Inventory:

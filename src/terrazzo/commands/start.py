@@ -1,8 +1,7 @@
 """What `train` does before the first step: resolve the recipe against the data, set the machine up, open the folder."""
 
 import os
-import shlex
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,8 +16,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from terrazzo import __version__
 from terrazzo.base import Dataset, InputError, Split, to_steps
-from terrazzo.check.verdict import together
-from terrazzo.commands.check import quick_check
 from terrazzo.commands.evaluate import check_same_classes, default_split
 from terrazzo.config import RunConfig, config_of, dump_yaml
 from terrazzo.data import build_dataset
@@ -109,30 +106,6 @@ def build_sets(cfg: RunConfig) -> Sets:
     sets = Sets(train, val, val if split == "val" else build_dataset(cfg.data, split), split)
     check_sets(sets)
     return sets
-
-
-def check_labels(cfg: RunConfig) -> list[str]:
-    """What headers and a few labels say about the data, in lines for people.
-
-    Raises:
-        InputError: training cannot work; what was seen, and what to type.
-    """
-    found = quick_check(cfg)
-    errors = [verdict for verdict in found if verdict.severity == "error"]
-    if errors:
-        lines = [f"{each.title} ({each.evidence}){_named(each.files)}. {each.advice}".rstrip() for each in errors]
-        fix = together(errors)
-        typed = f"\nWhat answers it: {shlex.join(fix)}" if fix else ""
-        raise InputError("\n".join(lines) + typed + "\n`terrazzo data check` reads all files and shows them")
-    return [
-        f"{each.title} ({each.evidence}); see `terrazzo data check`" for each in found if each.severity == "warning"
-    ]
-
-
-def _named(files: Sequence[str]) -> str:
-    """': a.png, b.png and 7 more' for a sentence."""
-    shown = ", ".join(files[:3])
-    return (f": {shown}" + (f" and {len(files) - 3} more" if len(files) > 3 else "")) if files else ""
 
 
 def check_sets(sets: Sets) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from terrazzo import __version__
 from terrazzo.base import Dataset, InputError
 from terrazzo.bundle import BundleClasses, BundleConfig, save_bundle
+from terrazzo.commands.check import check_labels
 from terrazzo.commands.evaluate import score_dataset
 from terrazzo.commands.report import report_run
 from terrazzo.commands.start import (
@@ -27,7 +28,6 @@ from terrazzo.commands.start import (
     build_loss_of,
     build_sets,
     build_state,
-    check_labels,
     feed_from,
     go_on,
     own_sets,
