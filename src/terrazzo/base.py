@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
-from typing import Literal, NamedTuple, Protocol, get_args, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, Self, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, model_validator
 
 IGNORE = 255
 """Mask value of a pixel that no loss and no metric counts."""
@@ -37,6 +37,47 @@ class Config(BaseModel):
     """Base of every config: unknown keys are errors, values never change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Normalization(Config):
+    """What a network's weights want to see: (image / 255 * max_value - mean) / std, in this order of channels."""
+
+    mean: tuple[float, ...]
+    """One number per channel, in the order of `channel_order`, in the scale of `max_value`."""
+    std: tuple[PositiveFloat, ...]
+    """One number per channel, as `mean`."""
+    max_value: PositiveFloat = 1.0
+    """Value of a white pixel: 1 for most weights, 255 for some (Caffe's)."""
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+    """Order in which the network wants the channels; images are RGB everywhere in terrazzo."""
+
+    @model_validator(mode="after")
+    def _one_number_per_channel(self) -> Self:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} numbers and std {len(self.std)}; give one per image channel")
+        if self.channel_order == "bgr" and len(self.mean) != 3:
+            raise ValueError(f"channel_order bgr is for 3 channels, not {len(self.mean)}")
+        return self
+
+    def for_channels(self, channels: int) -> "Normalization":
+        """The same for images of another number of channels, as the libraries adapt the first convolution.
+
+        One channel gets the average, more than three repeat the first three.
+        """
+        known = len(self.mean)
+        if channels == known:
+            return self
+        if channels == 1:
+            return Normalization(mean=(sum(self.mean) / known,), std=(sum(self.std) / known,), max_value=self.max_value)
+        return Normalization(
+            mean=tuple(self.mean[i % known] for i in range(channels)),
+            std=tuple(self.std[i % known] for i in range(channels)),
+            max_value=self.max_value,
+        )
+
+
+IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+"""torchvision's, and so of most published weights."""
 
 
 class Steps(Config):

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from terrazzo.models import Normalization, Segmenter
+from terrazzo.base import Normalization
+from terrazzo.models import Segmenter
 
 PLAIN = Normalization(mean=(0.0,), std=(1.0,), max_value=255.0)
 """The network sees the pixels' own values."""

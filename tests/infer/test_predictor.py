@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from terrazzo.base import Classes, Image, InputError
+from terrazzo.base import IMAGENET, Classes, Image, InputError
 from terrazzo.data.augment import Exact, Keep, ResizeConfig, ShortSide
 from terrazzo.infer.answer import InferenceConfig
 from terrazzo.infer.predictor import Picture, Predictor, as_image, network_input
 from terrazzo.models import Segmenter
-from terrazzo.models.segmenter import IMAGENET
 
 CLASSES = Classes.of({"road": (10, 20, 30), "sky": (200, 100, 50), "tree": (0, 255, 0)})
 

@@ -5,9 +5,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from terrazzo.base import InputError
-from terrazzo.models import Normalization, OwnModel, Segmenter, SmpModel, UNetModel, build_model, with_normalization
-from terrazzo.models.segmenter import IMAGENET, probe
+from terrazzo.base import IMAGENET, InputError, Normalization
+from terrazzo.models import OwnModel, Segmenter, SmpModel, UNetModel, build_model, with_normalization
+from terrazzo.models.segmenter import probe
 from terrazzo.output import Output
 
 

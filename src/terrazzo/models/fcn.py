@@ -7,8 +7,9 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor, nn
 
+from terrazzo.base import IMAGENET
 from terrazzo.models.backbone import BackboneInput, load_start, take_channels
-from terrazzo.models.segmenter import IMAGENET, Segmenter
+from terrazzo.models.segmenter import Segmenter
 from terrazzo.models.weights import LoadReport
 
 

@@ -6,8 +6,8 @@ from typing import Literal
 from pydantic import PositiveInt
 from torch import nn
 
-from terrazzo.base import InputError
-from terrazzo.models.segmenter import IMAGENET, ModelInput, Segmenter, probe
+from terrazzo.base import IMAGENET, InputError
+from terrazzo.models.segmenter import ModelInput, Segmenter, probe
 
 
 class OwnModel(ModelInput):

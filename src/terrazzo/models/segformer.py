@@ -13,8 +13,9 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from terrazzo.base import IMAGENET
 from terrazzo.models.backbone import BackboneInput, load_start
-from terrazzo.models.segmenter import IMAGENET, Segmenter
+from terrazzo.models.segmenter import Segmenter
 from terrazzo.models.weights import LoadReport
 
 Stages = tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]

@@ -6,8 +6,9 @@ from typing import Any, Literal, Self
 from pydantic import model_validator
 from torch import Tensor, nn
 
+from terrazzo.base import IMAGENET
 from terrazzo.models.backbone import BackboneInput, load_start, take_channels
-from terrazzo.models.segmenter import IMAGENET, Role, Segmenter
+from terrazzo.models.segmenter import Role, Segmenter
 from terrazzo.models.weights import LoadReport
 
 TorchvisionArch = Literal[

@@ -12,7 +12,8 @@ from typing import Literal, Self
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, cat, nn
 
-from terrazzo.models.segmenter import IMAGENET, ModelInput, Segmenter
+from terrazzo.base import IMAGENET
+from terrazzo.models.segmenter import ModelInput, Segmenter
 
 
 class UNetModel(ModelInput):
