@@ -49,10 +49,11 @@ class Prediction:
 
     @torch.inference_mode()
     def probabilities(self) -> NDArray[np.float32]:
-        """Softmax over the classes at the picture's own size, float32 [K, H, W]; made anew at each call."""
+        """Of the classes at the picture's own size, float32 [K, H, W], 1 in sum; made anew at each call."""
         output, size = self.output, (self.mask.shape[0], self.mask.shape[1])
         logits = upsample(output.logits, size, covers=output.covers, align_corners=output.align_corners)
-        probabilities: NDArray[np.float32] = logits.float().softmax(1)[0].cpu().numpy()
+        logarithms = output._replace(logits=logits.float()).log_probabilities()
+        probabilities: NDArray[np.float32] = logarithms.exp()[0].cpu().numpy()
         return probabilities
 
     def overlay(self, opacity: float = 0.5, *, legend: bool = True) -> Image:

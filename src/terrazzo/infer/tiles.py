@@ -130,7 +130,7 @@ class Windows:
 
     def output(self) -> Output:
         """The blended logits whole, at the grid's cells."""
-        return Output(torch.cat([*self.bands()], dim=2), covers=self.covers)
+        return Output(torch.cat([*self.bands()], dim=2), covers=self.covers, are_scores=self.first.are_scores)
 
     def classes(self) -> Tensor:
         """The class of every pixel, uint8 [1, H, W] on the CPU, from a band of logits at a time."""

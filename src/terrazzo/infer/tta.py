@@ -49,7 +49,8 @@ class TtaConfig(Config):
 def averaged(
     network: Callable[[Tensor], Output], padded: Callable[[int], int], images: Tensor, cfg: TtaConfig
 ) -> Output:
-    """The answer to images [B, C, H, W] on the network's own grid: softmax of its logits is the mean probability.
+    """The answer to images [B, C, H, W] on the network's own grid: softmax of its logits is the mean probability, and
+    of a network that answers scores, its scores are.
 
     Copies of other sizes are read at the cells of that grid, which is the network's for scale 1. Auxiliary logits are
     left out. `padded` is the side that the network makes of one, as `Segmenter.padded`.
@@ -71,10 +72,11 @@ def averaged(
                 covers,
                 turned=(size[0] if upside_down else None, size[1] if mirrored else None),
             )
-            vote = placed.log_softmax(1)
+            vote = output._replace(logits=placed).log_probabilities()
             total = vote if total is None else torch.logaddexp(total, vote)  # probabilities that are 0 stay finite
     assert total is not None, "a config without scales passed its validation"
-    return Output(total - log(len(cfg.scales) * len(cfg.flips)), covers=covers)
+    mean = total - log(len(cfg.scales) * len(cfg.flips))
+    return Output(mean.exp() if output.are_scores else mean, covers=covers, are_scores=output.are_scores)
 
 
 def cells_over(output: Output, covers: tuple[int, int]) -> tuple[int, int]:

@@ -25,6 +25,7 @@ from terrazzo.losses.pixels import (
     focal,
     ohem,
 )
+from terrazzo.losses.queries import MaskClassification, QueryTerm, mask_classification
 from terrazzo.losses.regions import Lovasz, Tversky, lovasz, tversky
 from terrazzo.losses.term import Term
 from terrazzo.losses.weights import class_frequencies, class_weights, median_frequency_weights
@@ -37,6 +38,7 @@ __all__ = [
     "Loss",
     "LossConfig",
     "Lovasz",
+    "MaskClassification",
     "Ohem",
     "Tversky",
     "build_loss",
@@ -46,25 +48,35 @@ __all__ = [
     "needs_frequencies",
 ]
 
-LossConfig = Annotated[CrossEntropy | Focal | Ohem | Boundary | Tversky | Lovasz, Field(discriminator="kind")]
+LossConfig = Annotated[
+    CrossEntropy | Focal | Ohem | Boundary | Tversky | Lovasz | MaskClassification, Field(discriminator="kind")
+]
 
 
 @dataclass(frozen=True)
 class Loss:
-    """The weighted sum of losses of the logits, plus `auxiliary` times the same of each auxiliary head."""
+    """The weighted sum of losses of the logits, plus `auxiliary` times the same of each auxiliary head of classes."""
 
     pixel_terms: tuple[tuple[float, Term], ...]
     """(weight, sum over counted pixels)"""
     image_terms: tuple[tuple[float, Term], ...]
     """(weight, sum over images)"""
     auxiliary: float
+    query_terms: tuple[tuple[float, QueryTerm], ...] = ()
+    """(weight, sum over images), of the queries of a mask-classification network"""
 
     def sums(self, output: Output, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Pixel losses summed over the counted pixels and region losses summed over the images, each a scalar.
 
-        `masks` uint8 [B, H, W] are what `output.covers` is measured in.
+        `masks` uint8 [B, H, W] are what `output.covers` is measured in. Scores without queries, as they come from
+        windows and test-time augmentation, have no loss: both are nan.
+
+        Raises:
+            InputError: these losses read queries and the network answers none, or the other way round.
         """
-        heads = [(1.0, output.logits), *((self.auxiliary, logits) for logits in output.aux if self.auxiliary)]
+        if output.are_scores or self.query_terms:
+            return self._query_sums(output, masks)
+        heads = [(1.0, output.logits), *((self.auxiliary, logits) for logits in output.class_aux if self.auxiliary)]
 
         def total(terms: tuple[tuple[float, Term], ...]) -> Tensor:
             parts = [
@@ -75,6 +87,24 @@ class Loss:
             return torch.stack(parts).sum() if parts else output.logits.new_zeros((), dtype=torch.float32)
 
         return total(self.pixel_terms), total(self.image_terms)
+
+    def _query_sums(self, output: Output, masks: Tensor) -> tuple[Tensor, Tensor]:
+        nothing = output.logits.new_zeros((), dtype=torch.float32)
+        if self.pixel_terms or self.image_terms:
+            raise InputError(
+                "losses: this network answers queries, which only mask_classification reads; type "
+                "losses: [{kind: mask_classification}]"
+            )
+        if not output.are_scores:
+            raise InputError(
+                "losses: mask_classification needs a network that answers queries (Mask2Former, EoMT), and this one "
+                "answers logits; type losses: [{kind: cross_entropy}]"
+            )
+        if output.queries is None:
+            return nothing, nothing + torch.nan
+        asked = output.queries, masks, output.covers, output.align_corners
+        parts = [weight * term(*asked) for weight, term in self.query_terms]
+        return nothing, torch.stack(parts).sum()
 
     def __call__(self, output: Output, masks: Tensor, counted: Tensor) -> Tensor:
         """The scalar to minimise; `counted` [2] is what `count` gives for the global batch."""
@@ -103,6 +133,7 @@ def build_loss(
         raise InputError("losses is empty; give at least one, such as {kind: cross_entropy}")
     pixel_terms: list[tuple[float, Term]] = []
     image_terms: list[tuple[float, Term]] = []
+    query_terms: list[tuple[float, QueryTerm]] = []
     for cfg in cfgs:
         match cfg:
             case PixelLoss():
@@ -112,9 +143,11 @@ def build_loss(
                 image_terms.append((cfg.weight, tversky(cfg)))
             case Lovasz():
                 image_terms.append((cfg.weight, lovasz(cfg)))
+            case MaskClassification():
+                query_terms.append((cfg.weight, mask_classification(cfg)))
             case _:
                 assert_never(cfg)
-    return Loss(tuple(pixel_terms), tuple(image_terms), auxiliary)
+    return Loss(tuple(pixel_terms), tuple(image_terms), auxiliary, tuple(query_terms))
 
 
 def _pixel_term(cfg: CrossEntropy | Focal | Ohem | Boundary, weights: Tensor | None) -> Term:

@@ -2,11 +2,14 @@
 
 from terrazzo.metrics.boundary import band_width, boundary, boundary_counts, boundary_iou
 from terrazzo.metrics.course import SegMetrics
+from terrazzo.metrics.matching import ClassMatch, MatchBy, match_classes
 from terrazzo.metrics.scores import Absent, Scores, confusion_matrix
 from terrazzo.metrics.tally import Protocol, Tally, absent_under, csv_tables
 
 __all__ = [
     "Absent",
+    "ClassMatch",
+    "MatchBy",
     "Protocol",
     "Scores",
     "SegMetrics",
@@ -18,4 +21,5 @@ __all__ = [
     "boundary_iou",
     "confusion_matrix",
     "csv_tables",
+    "match_classes",
 ]

@@ -103,6 +103,11 @@ class Scores:
         return mean(self.iou)
 
     @property
+    def miou_present(self) -> float:
+        """Mean IoU of the classes that the truth shows: a class that is only predicted costs the others', no more."""
+        return mean(self.iou[self.pixels > 0])
+
+    @property
     def fwiou(self) -> float:
         """IoU of the classes weighted by their share of the truth's pixels (Long et al., 2015); nan without any."""
         total = int(self.pixels.sum())
@@ -133,6 +138,7 @@ class Scores:
             "accuracy": self.accuracy,
             "mdice": self.mdice,
             "fwiou": self.fwiou,
+            "miou_present": self.miou_present,
         }
         return {
             **{key: or_none(value) for key, value in means.items()},

@@ -46,13 +46,15 @@ class Tally:
         absent: what an absent class counts under `default`; the other protocols say it themselves.
         boundary: share of the image diagonal for boundary IoU, or None.
         instances: whether every image comes with its instances (cityscapes only).
+        void: whether predictions may hold `len(classes)`, which is none of the classes: a miss of the true one.
 
     Raises:
         InputError: the classes are not those of the protocol.
     """
 
     confusion: NDArray[np.int64]
-    """Rows = truth: [K, K] of classes; raw ids [34, 34] for cityscapes; level-3 ids and void [27, 27] for idd."""
+    """Rows = truth: [K, K] of classes, or with void [K + 1, K + 1]; raw ids [34, 34] for cityscapes; level-3 ids and
+    void [27, 27] for idd."""
     edges: NDArray[np.int64]
     """Boundary counts of the classes, [2, K]."""
     weighted: NDArray[np.float64]
@@ -66,10 +68,11 @@ class Tally:
         absent: Absent = "exclude",
         boundary: float | None = None,
         instances: bool = False,
+        void: bool = False,
     ) -> None:
         self.classes, self.protocol, self.boundary, self.instances = classes, protocol, boundary, instances
-        self.absent = absent_under(protocol, absent)
-        size = len(classes)
+        self.absent, self.void = absent_under(protocol, absent), void
+        size = len(classes) + int(void)
         match protocol:
             case "default" | "course":
                 pass
@@ -94,9 +97,9 @@ class Tally:
         """A map of class ids and IGNORE as `add` wants it: in the ids of the protocol."""
         if self.protocol in ("default", "course"):
             return mask
-        table = np.zeros(256, np.uint8)
+        nothing = 0 if self.protocol == "cityscapes" else IGNORE
+        table = np.full(256, nothing, np.uint8)
         table[: len(self.classes)] = self.classes.ids
-        table[IGNORE] = 0 if self.protocol == "cityscapes" else IGNORE
         return np.asarray(cv2.LUT(np.ascontiguousarray(mask), table), np.uint8)
 
     def add(self, prediction: Mask, target: Mask, instances: NDArray[np.integer] | None = None) -> Scores:
@@ -110,15 +113,19 @@ class Tally:
         """
         if self.protocol == "idd":
             prediction, target = idd.compared(prediction, target)
-        one = count_pairs(prediction, target, len(self.confusion))
-        self.confusion += one
+        one = self.add_counts(count_pairs(prediction, target, len(self.confusion)))
         if self.boundary is not None:
             found, truth = self._class_ids(prediction, NO_CLASS), self._class_ids(target, IGNORE)
             self.edges += boundary_counts(found, truth, len(self.classes), self.boundary)
         if self.instances:
             assert instances is not None, "a tally of instances was given an image without them"
             cityscapes.weigh_instances(prediction, instances, self.weighted)
-        return replace(self._scores(one), absent="exclude")
+        return one
+
+    def add_counts(self, matrix: NDArray[np.int64]) -> Scores:
+        """Count an image whose pixels were counted already, as `confusion`; where `plain`, that is all there is."""
+        self.confusion += matrix
+        return replace(self._scores(matrix), absent="exclude")
 
     def reduce(self, total: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
         """Replace the counts by their sums over all processes."""
@@ -174,13 +181,18 @@ class Tally:
                 said["iiou"] = "by mean instance size" if self.instances else "none: no instance files were given"
             case _:
                 assert_never(self.protocol)
+        if self.void:
+            said["void"] = "a prediction that is none of the classes is a miss of the true class"
         if self.boundary is not None:
             said["boundary"] = f"inner band of {self.boundary} of the image diagonal (Cheng et al., 2021)"
         return said
 
     def _scores(self, confusion: NDArray[np.int64]) -> Scores:
         if self.protocol in ("default", "course"):
-            return Scores(confusion, self.absent)
+            if not self.void:
+                return Scores(confusion, self.absent)
+            size = len(self.classes)
+            return Scores(confusion[:size, :size], self.absent, missed=confusion[:size, size])
         return cityscapes.scores_of(confusion, self.classes)
 
     def _class_ids(self, mask: Mask, other: int) -> Mask:
