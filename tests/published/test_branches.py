@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from terrazzo.base import InputError
 from terrazzo.output import Output
-from terrazzo.published import ddrnet, hrnet, ocrnet, pidnet
-from terrazzo.published.ddrnet import DDRNetSizes
-from terrazzo.published.hrnet import HRNetSizes, sum_at
-from terrazzo.published.ocrnet import ObjectContext, OcrNetSizes, descriptions
-from terrazzo.published.pidnet import PIDNetSizes
+from terrazzo.published.networks import ddrnet, hrnet, ocrnet, pidnet
+from terrazzo.published.networks.ddrnet import DDRNetSizes
+from terrazzo.published.networks.hrnet import HRNetSizes, sum_at
+from terrazzo.published.networks.ocrnet import ObjectContext, OcrNetSizes, descriptions
+from terrazzo.published.networks.pidnet import PIDNetSizes
 
 FAMILIES = {name: module.build for module in (ddrnet, hrnet, ocrnet, pidnet) for name in module.VARIANTS}
 MANIFESTS = ("ddrnet_23-slim", "pidnet-s", "fcn_hr18")
@@ -105,11 +105,8 @@ def test_published_implementation(
     """MMSegmentation 1.2.2's own answers (its training forward in eval mode) at one position, and their spread."""
     net = filled(name, fill)
     with torch.inference_mode():
-        if part == "boundary":
-            answer = net.answers(image(fill, size)).boundary
-        else:
-            output = net(image(fill, size))
-            answer = output.logits if part == "logits" else output.aux[0]
+        output = net(image(fill, size))
+    answer = {"logits": (output.logits,), "aux": output.aux, "boundary": output.aux[1:]}[part][0]
     assert answer[0, : len(values), 5, 7].tolist() == pytest.approx(values, abs=1e-4 * std)
     assert answer.std().item() == pytest.approx(std, rel=1e-4)
 
@@ -135,8 +132,8 @@ def test_any_size(size: tuple[int, int], kind: str, net: nn.Module) -> None:
     assert output.queries is None
     assert output.covers == (0, 0)
     assert output.align_corners == kind.startswith("pidnet")
-    assert len(output.aux) == (kind != "hrnet")
-    for logits in (output.logits, *output.aux):
+    assert len(output.class_aux) == (kind != "hrnet")
+    for logits in (output.logits, *output.class_aux):
         assert logits.shape == expected
         assert logits.isfinite().all()
 
@@ -155,7 +152,7 @@ def test_eval_is_deterministic_and_knows_no_batch(net: nn.Module) -> None:
 def test_training_reaches_every_parameter(net: nn.Module) -> None:
     """But those of PIDNet's boundary head, which ask for no gradient."""
     output = net.train()(torch.randn(2, 3, 64, 96))
-    sum(logits.square().mean() for logits in (output.logits, *output.aux)).backward()
+    sum(logits.square().mean() for logits in (output.logits, *output.class_aux)).backward()
     wanted = {key: t.grad for key, t in net.named_parameters() if t.requires_grad}
     frozen = [key for key, t in net.named_parameters() if not t.requires_grad]
     assert all(grad is not None and grad.abs().max() > 0 for grad in wanted.values())
@@ -166,9 +163,10 @@ def test_training_reaches_every_parameter(net: nn.Module) -> None:
 @pytest.mark.parametrize("kind", ["pidnet light", "pidnet heavy"])
 def test_boundary_head_learns_if_asked_to(kind: str, net: nn.Module) -> None:
     net.decode_head.train_boundary()
-    answers = net.answers(torch.randn(2, 3, 64, 96))
-    assert answers.boundary.shape == (2, 1, 8, 12)
-    sum(part.square().mean() for part in answers).backward()
+    output = net(torch.randn(2, 3, 64, 96))
+    assert output.edges == (1,)
+    assert output.aux[1].shape == (2, 1, 8, 12)
+    sum(part.square().mean() for part in (output.logits, *output.aux)).backward()
     assert all(t.grad is not None and t.grad.abs().max() > 0 for t in net.parameters())
     net.decode_head.train_boundary(False)
     assert not net.decode_head.d_cls_seg.weight.requires_grad

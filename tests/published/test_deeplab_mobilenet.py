@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v2
 
-from terrazzo.base import InputError
-from terrazzo.models.segmenter import IMAGENET, Segmenter
-from terrazzo.published.deeplab_mobilenet import WINDOW, DeepLabMobileNet, DeepLabMobileNetSizes, build
+from terrazzo.base import IMAGENET, InputError
+from terrazzo.models.segmenter import Segmenter
+from terrazzo.published.networks.deeplab_mobilenet import WINDOW, DeepLabMobileNet, DeepLabMobileNetSizes, build
 
 NAME = "deeplabv3_mobilenetv2_os8_voc21"
 SMALL = DeepLabMobileNetSizes(width_multiplier=0.25, channels=16)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from terrazzo.base import InputError
-from terrazzo.published.espnet import VARIANTS, EspBlock, EspNet, EspNetSizes, build
+from terrazzo.published.networks.espnet import VARIANTS, EspBlock, EspNet, EspNetSizes, build
 
 SMALL = EspNetSizes(level2=1, level3=1)
 

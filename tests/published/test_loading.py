@@ -10,8 +10,9 @@ from parity import fill_module
 
 import terrazzo
 from terrazzo.base import InputError
-from terrazzo.published import segformer_mit, segmenter_vit
+from terrazzo.published import loading
 from terrazzo.published.loading import FAMILIES, published_names
+from terrazzo.published.networks import segformer_mit, vit
 from test_engine_options import Noise, recipe
 
 LOGITS = (
@@ -88,16 +89,19 @@ def test_a_config_name_or_the_files_own_name_says_which_network(shared_parity, t
     aligned = terrazzo.load_network(path, model="pspnet_r18-d8_4xb2-80k_cityscapes-769x769")
     with torch.inference_mode():
         assert aligned(torch.zeros(1, 3, 64, 64)).align_corners
-    with pytest.raises(InputError, match="no published network is called 'pspnet_r1'"):
+    with pytest.raises(InputError, match="no published network is called 'pspnet_r1'; did you mean pspnet_r1"):
         terrazzo.load_network(path, model="pspnet_r1")
 
 
 def test_a_segmenter_of_old_files_has_a_bias_more(shared_parity, tmp_path):
     path = checkpoint(tmp_path, shared_parity, "segmenter_vit-t_mask")
     saved = torch.load(path, weights_only=True)
-    saved["state_dict"][segmenter_vit.PATCH_BIAS] = torch.ones(192)
+    saved["state_dict"][vit.PATCH_BIAS] = torch.ones(192)
     torch.save(saved, path)
-    assert terrazzo.load_network(path).state_dict()[segmenter_vit.PATCH_BIAS].sum() == 192
+    positions = terrazzo.load_network(path).state_dict()[vit.POSITIONS]
+    given = saved["state_dict"][vit.POSITIONS]
+    assert torch.equal(positions[:, 1:], given[:, 1:] + 1)
+    assert torch.equal(positions[:, 0], given[:, 0])
 
 
 def test_another_network_is_refused_with_the_tensors_that_do_not_fit(shared_parity, tmp_path):
@@ -111,10 +115,10 @@ def test_another_network_is_refused_with_the_tensors_that_do_not_fit(shared_pari
         terrazzo.load_network(path)
 
 
-def test_a_genuine_runner_checkpoint_loads(shared_parity):
-    network = terrazzo.load_network(
-        shared_parity / "runner_saved_segformer_mit-b0_3iters.pth", model="segformer_mit-b0"
-    )
+@pytest.mark.parametrize("model", ["segformer_mit-b0", None])
+def test_a_genuine_runner_checkpoint_loads(shared_parity, model):
+    """Without a name too: the config in it says which network it is."""
+    network = terrazzo.load_network(shared_parity / "runner_saved_segformer_mit-b0_3iters.pth", model=model)
     with torch.inference_mode():
         assert network(torch.zeros(1, 3, 64, 64)).logits.shape == (1, 11, 16, 16)
 
@@ -152,3 +156,50 @@ def test_a_loaded_network_can_be_trained_on(tmp_path):
     trained = terrazzo.load_network(tmp_path / "run", network=network).state_dict()
     moved = [key for key in before if not torch.equal(before[key], trained[f"net.{key}"])]
     assert len(moved) == len(before)
+
+
+def test_what_is_not_proven_is_refused_with_the_reason(monkeypatch, tmp_path):
+    monkeypatch.setattr(loading, "UNVERIFIED", {"stdc1": "nobody has compared its numbers"})
+    with pytest.raises(
+        InputError, match="stdc1_mine is not verified and does not run: nobody has compared its numbers"
+    ):
+        loading.find_architecture("stdc1_mine")
+    assert loading.find_architecture("stdc2").name == "stdc2"
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("fcn_r50-d8_512x1024_40k_cityscapes_20200604_192608-efe53f0d", "fcn_r50-d8"),
+        ("FCN_R50-D8_4xb2-40k_cityscapes-512x1024", "fcn_r50-d8"),
+        ("fcn_r50-d8_4xb2-40k_cityscapes-769x769", "fcn_r50-d8_769x769"),
+        ("fcn_r50-d8_769x769", "fcn_r50-d8_769x769"),
+        ("segnext_tiny_512x512_ade_160k", "segnext_mscan-t"),
+        ("segformer.b0.512x512.ade.160k", "segformer.b0"),
+        ("segformer-b0-finetuned-ade-512-512", "segformer.b0"),
+        ("segformer_mit-b0_mine", "segformer_mit-b0"),
+        ("fcn_unet_s5-d16_64x64_40k_drive_20201223_191051-5daf6d3b", "unet-s5-d16_fcn"),
+    ],
+)
+def test_names_of_results_files_and_authors_lead_to_their_architecture(given, name):
+    assert loading.find_architecture(given).name == name
+
+
+def test_a_bundles_own_tensors_load_as_well(tmp_path):
+    state = segformer_mit.build("segformer_mit-b0", 3).state_dict()
+    path = tmp_path / "weights.pth"
+    torch.save({f"net.{key}": tensor for key, tensor in state.items()}, path)
+    loaded = terrazzo.load_network(path, model="segformer_mit-b0").state_dict()
+    assert all(torch.equal(loaded[key], tensor) for key, tensor in state.items())
+
+
+def test_a_config_that_terrazzo_cannot_run_is_named_before_the_files_name_is_believed(tmp_path):
+    config = "model = dict(type='EncoderDecoder', backbone=dict(type='UnheardOf'), decode_head=dict(type='FCNHead'))"
+    path = tmp_path / "segformer_mit-b0_mine.pth"
+    state = segformer_mit.build("segformer_mit-b0", 3).state_dict()
+    torch.save({"state_dict": state, "meta": {"cfg": config}}, path)
+    with pytest.raises(InputError, match=r"UnheardOf; give model=NAME if it is one of the known networks all the same"):
+        terrazzo.load_network(path)
+    assert not terrazzo.load_network(path, model="segformer_mit-b0").training
+    torch.save({"state_dict": state, "meta": {"cfg": "no Python ("}}, path)
+    assert not terrazzo.load_network(path).training

@@ -8,13 +8,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from terrazzo.base import IMAGENET, Normalization
 from terrazzo.data import build_dataset
 from terrazzo.data.layouts import VocData
 from terrazzo.data.layouts_driving import CamvidData
 from terrazzo.kernels import confusion
-from terrazzo.models.segmenter import IMAGENET, Normalization, Segmenter
+from terrazzo.models.segmenter import Segmenter
 from terrazzo.output import Output
-from terrazzo.published import deeplab_mobilenet, espnet
+from terrazzo.published.networks import deeplab_mobilenet, espnet
 
 ESPNET = Path("weights/espnet/espnet_p_2_q_8_camvid.pth")
 DEEPLAB = Path("weights/deeplabv3_mobilenetv2_os8_voc21.safetensors")

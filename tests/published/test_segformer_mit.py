@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from terrazzo.base import InputError
-from terrazzo.published.segformer_mit import VARIANTS, MitSizes, build
+from terrazzo.published.networks.segformer_mit import VARIANTS, MitSizes, build
 
 TINY = MitSizes((8, 16, 20, 32), (1, 2, 1, 1), heads=(1, 2, 5, 8), head_channels=16)
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from terrazzo.base import InputError
-from terrazzo.published.segformer_mit import MitSizes
-from terrazzo.published.segformer_paper import VARIANTS, build, renamed
+from terrazzo.published.networks.segformer_mit import MitSizes
+from terrazzo.published.networks.segformer_paper import VARIANTS, build, renamed
 
 smp = pytest.importorskip("segmentation_models_pytorch")
 

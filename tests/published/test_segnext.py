@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from terrazzo.base import InputError
-from terrazzo.published.segnext import NMF2D, VARIANTS, SegNextSizes, build, renamed
+from terrazzo.published.networks.segnext import NMF2D, VARIANTS, SegNextSizes, build, renamed
 
 TINY = SegNextSizes((8, 16, 24, 32), (1, 2, 1, 1), 64, rank=4)
 

@@ -10,7 +10,14 @@ from parity import fill_module
 from torch import Tensor
 
 from terrazzo.base import InputError
-from terrazzo.published.swin_upernet import APART, VARIANTS, ShiftedWindows, SwinSizes, build, relative_positions
+from terrazzo.published.networks.swin_upernet import (
+    APART,
+    VARIANTS,
+    ShiftedWindows,
+    SwinSizes,
+    build,
+    relative_positions,
+)
 
 SMALL = SwinSizes(width=8, depths=(2, 2, 2, 2), heads=(1, 2, 2, 4), window=3, head_width=8, aux_width=8)
 

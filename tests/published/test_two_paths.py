@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from terrazzo.base import InputError
+from terrazzo.base import Classes, InputError
+from terrazzo.losses import CrossEntropy, build_loss, count
 from terrazzo.output import Output
-from terrazzo.published import bisenetv2, fast_scnn, stdc
+from terrazzo.published.networks import bisenetv2, fast_scnn, stdc
 
 MODULES = {"stdc1": stdc, "stdc2": stdc, "fast_scnn": fast_scnn, "bisenetv2_fcn": bisenetv2}
 MANIFESTS = ("stdc1", "fast_scnn", "bisenetv2_fcn")
@@ -66,11 +67,10 @@ def small(name: str) -> nn.Module:
 
 
 def run(net: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
-    """The logits of all heads, the edges of STDC's last one too."""
+    """The logits of all heads, the edges of STDC's last one too, which only it has."""
     with torch.inference_mode():
-        if isinstance(net, stdc.Stdc):
-            return net.answers(images)
         output = net(images)
+    assert output.edges == ((2,) if isinstance(net, stdc.Stdc) else ())
     return output.logits, *output.aux
 
 
@@ -130,8 +130,8 @@ def test_any_size_and_images_on_their_own(name: str, size: tuple[int, int]) -> N
 def test_every_parameter_learns(name: str) -> None:
     net = small(name).train()
     output: Output = net(torch.randn(4, 3, 65, 79))
-    assert all(logits.shape[:2] == (4, 3) for logits in (output.logits, *output.aux))
-    sum(logits.square().mean() for logits in (output.logits, *output.aux)).backward()
+    assert all(logits.shape[:2] == (4, 3) for logits in (output.logits, *output.class_aux))
+    sum(logits.square().mean() for logits in (output.logits, *output.class_aux)).backward()
     asked = {key: value.grad for key, value in net.named_parameters() if value.requires_grad}
     assert [key for key, grad in asked.items() if grad is None or not grad.isfinite().all() or not grad.any()] == []
     others = {key.rsplit(".", 1)[0] for key, value in net.named_parameters() if not value.requires_grad}
@@ -143,8 +143,20 @@ def test_edges_learn_when_asked() -> None:
     net = small("stdc").train()
     assert isinstance(net, stdc.Stdc)
     net.train_edges()
-    net.answers(torch.randn(2, 3, 33, 40)).edges.square().mean().backward()
+    net(torch.randn(2, 3, 33, 40)).aux[2].square().mean().backward()
     assert all(value.grad is not None and value.grad.any() for value in net.auxiliary_head[2].parameters())
+
+
+def test_losses_of_classes_leave_edges_out() -> None:
+    """Also for as many classes as the edge head has channels."""
+    net = stdc.build(SMALL["stdc"], classes=2).eval()
+    output: Output = net(torch.randn(2, 3, 32, 40))
+    classes = Classes(names=("road", "sky"), colors=((0, 0, 0), (9, 9, 9)), ids=(0, 1))
+    loss, masks = build_loss((CrossEntropy(),), classes, auxiliary=0.4), torch.ones(2, 32, 40, dtype=torch.uint8)
+    without = output._replace(aux=output.aux[:2], edges=())
+    assert [len(output.aux), len(output.class_aux)] == [3, 2]
+    assert loss(output, masks, count(masks)) == loss(without, masks, count(masks))
+    assert loss(output, masks, count(masks)) != loss(output._replace(edges=()), masks, count(masks))
 
 
 def test_edge_filters() -> None:

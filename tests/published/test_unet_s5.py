@@ -10,7 +10,7 @@ import torch
 from parity import fill_module
 
 from terrazzo.base import InputError
-from terrazzo.published.unet_s5 import VARIANTS, UNetSizes, build
+from terrazzo.published.networks.unet_s5 import VARIANTS, UNetSizes, build
 
 SMALL = UNetSizes(widths=(4, 6, 8, 10, 12), head_width=4, aux_width=4)
 

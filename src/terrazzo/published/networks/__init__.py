@@ -1,0 +1,1 @@
+"""The networks themselves, one file a family, by the tensor names that their publishers use."""
