@@ -24,12 +24,12 @@ CLIENT = """
 import json, sys, torch
 from safetensors.torch import load_file
 from terrazzo.base import InputError
-from terrazzo.models import SmpModel, build_model
+from terrazzo.models import SmpModel, TimmModel, build_model
 hub, answers = sys.argv[1], {}
 
-def build(name, channels=3, **options):
+def build(name, channels=3, kind=SmpModel, **options):
     torch.manual_seed(3)
-    segmenter, report = build_model(SmpModel(arch="fpn", **options), 4, channels)
+    segmenter, report = build_model(kind(**options if kind is TimmModel else {"arch": "fpn"} | options), 4, channels)
     answers[name] = {"report": str(report), "normalization": segmenter.normalization.model_dump(mode="json"),
                      "unequal": [], "adapted": report.adapted if report else []}
     return segmenter
@@ -41,9 +41,9 @@ def compare(name, segmenter, prefix, file, ignore=()):
         if short != key and not (short in wanted and torch.equal(value, wanted[short])) and short not in ignore:
             answers[name]["unequal"].append(short)
 
-def fails(name, **options):
+def fails(name, kind=SmpModel, **options):
     try:
-        build_model(SmpModel(**options), 4)
+        build_model(kind(**options), 4)
     except InputError as error:
         answers[name] = str(error)
 
@@ -56,6 +56,10 @@ answers["same decoder"] = all(
     torch.equal(a, b) for (n, a), b in zip(smp.state_dict().items(), bare.state_dict().values()) if "decoder" in n)
 timm = build("timm", encoder="tu-mobilenetv3_small_050", weights="pretrained")
 compare("timm", timm, "net.encoder.model.", f"{hub}/timm/mobilenetv3_small_050.lamb_in1k/model.safetensors")
+ours = build("ours", 1, TimmModel, encoder="mobilenetv3_small_050", weights="pretrained")
+compare("ours", ours, "net.encoder.", f"{hub}/timm/mobilenetv3_small_050.lamb_in1k/model.safetensors",
+        ["conv_stem.weight"])
+fails("nowhere", TimmModel, encoder="resnet34", weights="pretrained")
 fails("absent", encoder="resnet34", weights="pretrained")
 fails("wrong", encoder="mobilenet_v2", weights="pretrained")
 print(json.dumps(answers))
@@ -123,12 +127,20 @@ def test_timm_loads_its_own_pretrained_weights(loaded_from_hub):
     assert ", 0 missing, " in answer["report"]
 
 
+def test_timms_weights_under_a_decoder_of_ours(loaded_from_hub):
+    answer = loaded_from_hub["ours"]
+    assert answer["unequal"] == []
+    assert answer["adapted"] == ["net.encoder.conv_stem.weight"]
+    assert answer["report"].startswith("weights from timm/mobilenetv3_small_050.lamb_in1k: ")
+    assert ", 0 missing, " in answer["report"]
+
+
 def test_the_decoder_does_not_depend_on_the_encoders_weights(loaded_from_hub):
     assert loaded_from_hub["same decoder"]
     assert loaded_from_hub["bare"]["report"] == "None"
 
 
 def test_a_failing_download_says_what_to_type(loaded_from_hub):
-    for name, encoder in (("absent", "resnet34"), ("wrong", "mobilenet_v2")):
+    for name, encoder in (("absent", "resnet34"), ("wrong", "mobilenet_v2"), ("nowhere", "resnet34")):
         assert f"the pretrained weights of {encoder} could not be loaded" in loaded_from_hub[name]
         assert "give a local file by model.weights=PATH" in loaded_from_hub[name]

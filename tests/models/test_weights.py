@@ -174,7 +174,7 @@ class Trap:
 
 def test_pickled_code_is_refused_and_not_run(tmp_path):
     torch.save({"state_dict": {"a": torch.ones(2)}, "trap": Trap(tmp_path / "ran")}, path := tmp_path / "evil.pth")
-    with pytest.raises(InputError, match=r"evil\.pth: refused.*could run code"):
+    with pytest.raises(InputError, match=r"evil\.pth: refused.*could run any code"):
         load_weights(small(), path)
     assert not (tmp_path / "ran").exists()
 
@@ -193,7 +193,7 @@ def test_truncated_files_are_named(tmp_path, name, kept):
 def test_what_is_no_weights_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"no file .*nowhere\.pth; write none, pretrained, or the path"):
         load_weights(small(), tmp_path / "nowhere.pth")
-    with pytest.raises(InputError, match=r"no file .*model\.safetensors"):
+    with pytest.raises(InputError, match=r"a folder without model\.safetensors"):
         load_weights(small(), tmp_path)
     (tmp_path / "w.h5").write_bytes(b"x")
     with pytest.raises(InputError, match=r"w\.h5: weights files end in \.safetensors"):
@@ -202,10 +202,10 @@ def test_what_is_no_weights_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"tensor\.pth: holds a Tensor"):
         load_weights(small(), tmp_path / "tensor.pth")
     torch.save({"epoch": 1}, tmp_path / "empty.pth")
-    with pytest.raises(InputError, match=r"empty\.pth: no tensors in it"):
+    with pytest.raises(InputError, match=r"empty\.pth: no tensors of a network in it"):
         load_weights(small(), tmp_path / "empty.pth")
     (tmp_path / "pointer.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(InputError, match=r"pointer\.safetensors: damaged or no safetensors file \(43 bytes\)"):
+    with pytest.raises(InputError, match=r"pointer\.safetensors: damaged or no safetensors file \(43 bytes"):
         load_weights(small(), tmp_path / "pointer.safetensors")
 
 

@@ -40,10 +40,12 @@ def _has_parameters(module: nn.Module) -> bool:
     return next(module.parameters(), None) is not None
 
 
-def _checkpointed(block: nn.Module, forward: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+def _checkpointed(block: nn.Module, forward: Callable[..., Tensor], *inputs: Tensor, **named: Tensor | None) -> Tensor:
+    # Transformers of timm are given their rotations and attention masks by name.
+    run = partial(forward, **named) if named else forward
     if not block.training:
-        return forward(*inputs)
-    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=partial(_contexts, block))
+        return run(*inputs)
+    return checkpoint(run, *inputs, use_reentrant=False, context_fn=partial(_contexts, block))
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

@@ -19,6 +19,9 @@ from terrazzo.output import Output
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
+ONE_VALUE = "Expected more than 1 value per channel when training"
+"""How torch's BatchNorm begins to say that it was given one number."""
+
 
 class StepConfig(Config):
     """How one optimizer step is computed."""
@@ -130,6 +133,13 @@ def _forward(network: nn.Module, images: Tensor, cfg: StepConfig) -> Output:
     except torch._dynamo.exc.TorchDynamoException as error:
         first = str(error).strip().splitlines()[0]
         raise InputError(f"step.mode=compile: torch cannot compile this network: {first}. Say mode: eager") from error
+    except ValueError as error:
+        if not str(error).startswith(ONE_VALUE):
+            raise
+        raise InputError(
+            "this network normalises the average over a whole image by its batch, and a part of the batch holds "
+            f"{images.shape[0]} image ({error}): give batch and step.accumulate so that every part holds two at least"
+        ) from error
     return output
 
 

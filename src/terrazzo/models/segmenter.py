@@ -8,8 +8,8 @@ from pydantic import PositiveFloat, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from terrazzo.base import Config, InputError
-from terrazzo.output import Output
+from terrazzo.base import Config, InputError, Normalization
+from terrazzo.output import Output, Queries
 
 Role = Literal["encoder", "decoder", "head"]
 
@@ -24,47 +24,6 @@ ROLES: dict[str, Role] = {
     "aux_classifier": "head",
 }
 """Role of each direct child of a network, by its name; every other child is the decoder."""
-
-
-class Normalization(Config):
-    """What a network's weights want to see: (image / 255 * max_value - mean) / std, in this order of channels."""
-
-    mean: tuple[float, ...]
-    """One number per channel, in the order of `channel_order`, in the scale of `max_value`."""
-    std: tuple[PositiveFloat, ...]
-    """One number per channel, as `mean`."""
-    max_value: PositiveFloat = 1.0
-    """Value of a white pixel: 1 for most weights, 255 for some (Caffe's)."""
-    channel_order: Literal["rgb", "bgr"] = "rgb"
-    """Order in which the network wants the channels; images are RGB everywhere in terrazzo."""
-
-    @model_validator(mode="after")
-    def _one_number_per_channel(self) -> Self:
-        if len(self.mean) != len(self.std):
-            raise ValueError(f"mean has {len(self.mean)} numbers and std {len(self.std)}; give one per image channel")
-        if self.channel_order == "bgr" and len(self.mean) != 3:
-            raise ValueError(f"channel_order bgr is for 3 channels, not {len(self.mean)}")
-        return self
-
-    def for_channels(self, channels: int) -> "Normalization":
-        """The same for images of another number of channels, as the libraries adapt the first convolution.
-
-        One channel gets the average, more than three repeat the first three.
-        """
-        known = len(self.mean)
-        if channels == known:
-            return self
-        if channels == 1:
-            return Normalization(mean=(sum(self.mean) / known,), std=(sum(self.std) / known,), max_value=self.max_value)
-        return Normalization(
-            mean=tuple(self.mean[i % known] for i in range(channels)),
-            std=tuple(self.std[i % known] for i in range(channels)),
-            max_value=self.max_value,
-        )
-
-
-IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-"""torchvision's, and so of most published weights."""
 
 
 class ModelInput(Config):
@@ -106,9 +65,9 @@ class ModelInput(Config):
 class Segmenter(nn.Module):
     """Normalise, pad to the network's own stride, run the network, say what its logits cover.
 
-    `net` answers a tensor [B, K, h, w], a tuple of it and auxiliary logits, or an `Output`. The sides of its input are
-    multiples of `stride` and at least `smallest` pixels. `align_corners` says how its logits are to be enlarged.
-    `roles` are those of parts whose names (as "classifier.4") do not tell them, before the ones of `ROLES`.
+    `net` answers a tensor [B, K, h, w], a tuple of it and auxiliary logits, an `Output`, or `Queries`. The sides of its
+    input are multiples of `stride` and at least `smallest` pixels. `align_corners` says how its logits are to be
+    enlarged. `roles` are those of parts whose names (as "classifier.4") do not tell them, before the ones of `ROLES`.
     """
 
     mean: Tensor
@@ -176,8 +135,11 @@ class Segmenter(nn.Module):
 
     def _output(self, answer: Any, covers: tuple[int, int]) -> Output:
         # No `match` here: torch.compile of torch 2.11 breaks the graph at class patterns (pytorch issue 171274).
+        if isinstance(answer, Queries):
+            answer = Output(logits=answer.scores(), queries=answer, align_corners=self.align_corners)
         if isinstance(answer, Output):
-            return answer if any(answer.covers) else answer._replace(covers=covers)
+            output: Output = answer._replace(are_scores=answer.are_scores or answer.queries is not None)
+            return output if any(output.covers) else output._replace(covers=covers)
         if isinstance(answer, Tensor):
             return Output(logits=answer, covers=covers, align_corners=self.align_corners)
         if isinstance(answer, (tuple, list)) and answer and all(isinstance(part, Tensor) for part in answer):
@@ -188,8 +150,8 @@ class Segmenter(nn.Module):
         )
 
 
-def probe(segmenter: Segmenter, classes: int) -> Output:
-    """Run one small image whose sides are odd multiples of the stride and check the answer's shape.
+def probe(segmenter: Segmenter, classes: int, *, size: tuple[int, int] | None = None) -> Output:
+    """Run one small image, whose sides are 2 and 3 multiples of the stride unless `size` says them; check the answer.
 
     In eval mode; every module's own mode is put back. Raises what the network raises, or InputError for a wrong shape.
     """
@@ -197,13 +159,14 @@ def probe(segmenter: Segmenter, classes: int) -> Output:
     modes = {module: module.training for module in segmenter.modules()}
     segmenter.eval()
     unit = segmenter.stride * -(-32 // segmenter.stride)
-    images = torch.zeros(1, segmenter.channels, 2 * unit, 3 * unit, dtype=torch.uint8, device=segmenter.mean.device)
+    height, width = size or (2 * unit, 3 * unit)
+    images = torch.zeros(1, segmenter.channels, height, width, dtype=torch.uint8, device=segmenter.mean.device)
     try:
         output = segmenter(images)
     finally:
         for module, training in modes.items():
             module.training = training
-    for name, logits in (("logits", output.logits), *(("auxiliary logits", aux) for aux in output.aux)):
+    for name, logits in (("logits", output.logits), *(("auxiliary logits", aux) for aux in output.class_aux)):
         if logits.ndim != 4 or logits.shape[:2] != (1, classes):
             raise InputError(
                 f"the network {type(segmenter.net).__name__} answers {name} of the shape {[*logits.shape]} for one "

@@ -12,8 +12,9 @@ import torch
 from pydantic import field_validator
 from torch import Tensor, nn
 
-from terrazzo.base import InputError
-from terrazzo.models.segmenter import IMAGENET, ModelInput, Normalization, Segmenter, probe
+from terrazzo.base import IMAGENET, InputError, Normalization
+from terrazzo.models.segmenter import ModelInput, Segmenter, probe
+from terrazzo.models.used import remove_unused
 from terrazzo.models.weights import LoadReport, compare
 
 Arch = Literal[
@@ -39,6 +40,7 @@ DPN = Normalization(mean=(124 / 255, 117 / 255, 104 / 255), std=(1 / (0.0167 * 2
 
 HINTS = {
     "downsampling pattern": "plain vision transformers need model.arch=dpt",
+    "does not take images of any size": "model.kind=timm has it with model.image_size, and decoders of our own",
     "output_stride": "it cannot be dilated, as this architecture asks; unet, fpn, upernet and segformer do not",
 }
 """What to type, by a part of what the libraries say."""
@@ -90,14 +92,15 @@ def smp_model(cfg: SmpModel, classes: int, channels: int, *, download: bool) -> 
     return segmenter, compare(segmenter, untrained, source=_source(cfg.encoder))
 
 
-def _segmenter(cfg: SmpModel, classes: int, channels: int, *, download: bool) -> Segmenter:
+def library_network(cfg: SmpModel, classes: int, channels: int = 3, *, download: bool = False) -> Any:
+    """The network as SMP builds it, with parts that no logit depends on: what other tools count."""
     import segmentation_models_pytorch as smp  # heavy, and needed by this model only
 
     name, tag = _name_and_tag(cfg.encoder)
     with warnings.catch_warnings():
         # SMP advises DPT to ignore prefix tokens where an encoder has none; its default then finds none and works.
         warnings.filterwarnings("ignore", "Encoder does not have prefix tokens")
-        net = smp.create_model(
+        return smp.create_model(
             cfg.arch,
             name,
             encoder_weights=tag if download else None,
@@ -105,6 +108,10 @@ def _segmenter(cfg: SmpModel, classes: int, channels: int, *, download: bool) ->
             classes=classes,
             **_size_options(name),
         )
+
+
+def _segmenter(cfg: SmpModel, classes: int, channels: int, *, download: bool) -> Segmenter:
+    net = library_network(cfg, classes, channels, download=download)
     align_corners = _take_off_upsampling(net)
     segmenter = Segmenter(
         net,
@@ -113,7 +120,8 @@ def _segmenter(cfg: SmpModel, classes: int, channels: int, *, download: bool) ->
         smallest=128 if cfg.arch == "pan" else 1,  # PAN halves the features of stride 16 three times more
         align_corners=align_corners,
     )
-    _remove_unused(segmenter, name, classes)
+    name, _ = _name_and_tag(cfg.encoder)
+    remove_unused(segmenter, lambda: [_logits_on_probe(segmenter, name, classes)])
     return segmenter
 
 
@@ -192,49 +200,6 @@ def _logits_on_probe(segmenter: Segmenter, encoder: str, classes: int) -> Tensor
         except Exception as error:  # whatever a third party raises is its reason
             refusal = error
     raise ValueError(f"it does not take images of any size: {_reason(refusal)}") from refusal
-
-
-def _remove_unused(segmenter: Segmenter, encoder: str, classes: int) -> None:
-    """Take out what the logits do not depend on (a classifier, stages beyond the depth in use): it would never learn.
-
-    One small image goes through the network; a parameter is used if the logits' autograd graph reaches it.
-    """
-    called: set[nn.Module] = set()
-    hooks = [module.register_forward_pre_hook(lambda module, _: called.add(module)) for module in segmenter.modules()]
-    try:
-        used = _reached(_logits_on_probe(segmenter, encoder, classes))
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-    def clean(parent: nn.Module) -> None:
-        for name, child in parent.named_children():
-            parameters = [*child.parameters()]
-            if parameters and not used.intersection(parameters) and not called.intersection(child.modules()):
-                setattr(parent, name, nn.Identity())
-            else:
-                clean(child)
-
-    clean(segmenter.net)
-    for parameter in segmenter.parameters():
-        parameter.requires_grad_(parameter in used)
-
-
-def _reached(logits: Tensor) -> set[Tensor]:
-    """The leaves of an autograd graph."""
-    nodes, leaves = {logits.grad_fn}, set()
-    waiting = [logits.grad_fn]
-    while waiting:
-        node: Any = waiting.pop()
-        if node is None:
-            continue
-        if hasattr(node, "variable"):
-            leaves.add(node.variable)
-        for following, _ in node.next_functions:
-            if following not in nodes:
-                nodes.add(following)
-                waiting.append(following)
-    return leaves
 
 
 def _wanted_normalization(encoder: str, *, download: bool) -> Normalization:

@@ -9,13 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
 
 from terrazzo.base import InputError
 from terrazzo.models.segmenter import Segmenter
+from terrazzo.published.checkpoints import read_checkpoint
 
 ENOUGH = 0.9
 """An encoder that got a smaller share of its tensors than this was given the wrong file."""
@@ -38,19 +38,25 @@ class LoadReport:
     """Not in the source, or there in another shape: these keep the values they had (in the parts that were loaded)."""
     unused: tuple[str, ...] = ()
     """In the source, but of no use here (a classifier)."""
+    rows: tuple[str, ...] = ()
+    """Classes, by the source's names, whose rows of the last layers were taken over; other classes start at random."""
+    new: tuple[str, ...] = ()
+    """The last layers' tensors, if they start at random for classes that the source does not know."""
 
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {what}" for what, count, _ in self.table())
         return f"weights from {self.source}: {counts}"
 
     def table(self) -> tuple[tuple[str, int, str], ...]:
-        """Rows (what happened, number of tensors, first three names)."""
-        groups = (
+        """Rows (what happened, number of tensors or of classes, first three names)."""
+        groups = [
             ("loaded", self.loaded),
             ("adapted", self.adapted),
             ("missing", self.missing),
             ("unused", self.unused),
-        )
+        ]
+        head = [("classes taken over by name", self.rows), ("new for other classes", self.new)]
+        groups += [(what, names) for what, names in head if names]
         return tuple((what, len(names), _first(names)) for what, names in groups)
 
 
@@ -115,44 +121,11 @@ def compare(segmenter: Segmenter, untrained: Segmenter, source: str) -> LoadRepo
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a file, on the CPU. Nothing in it is executed. Raises InputError that names the file."""
-    file = path / "model.safetensors" if path.is_dir() else path
-    if not file.is_file():
-        raise InputError(f"model.weights: no file {file}; write none, pretrained, or the path of a weights file")
-    if file.suffix not in SUFFIXES:
-        raise InputError(f"{file}: weights files end in {', '.join(SUFFIXES)}, not {file.suffix!r}")
-    tensors = _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file)
-    if not tensors:
-        raise InputError(f"{file}: no tensors in it; expected the state dict of a network")
-    return tensors
-
-
-def _read_safetensors(file: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(file)
-    except SafetensorError as error:
-        raise InputError(f"{file}: damaged or no safetensors file ({file.stat().st_size} bytes): {error}") from error
-
-
-def _read_torch(file: Path) -> dict[str, Tensor]:
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise InputError(
-            f"{file}: refused, because it is damaged or holds Python objects besides tensors, which could run code "
-            "when loaded. Save the tensors alone: torch.save(net.state_dict(), PATH), or as safetensors"
-        ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        size = file.stat().st_size
-        raise InputError(f"{file}: damaged or no file of torch.save ({size} bytes): {_line(error)}") from error
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping):
-        raise InputError(f"{file}: holds a {type(content).__name__}; expected the state dict of a network")
-    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    if path.is_file() and path.suffix not in SUFFIXES:
+        raise InputError(f"{path}: weights files end in {', '.join(SUFFIXES)}, not {path.suffix!r}")
+    if not path.exists():
+        raise InputError(f"model.weights: no file {path}; write none, pretrained, or the path of a weights file")
+    return read_checkpoint(path).state
 
 
 def canonical(name: str) -> str:
@@ -264,7 +237,3 @@ def _check_enough(segmenter: Segmenter, report: LoadReport, advice: str) -> None
 
 def _first(names: tuple[str, ...]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-
-def _line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0][:200]
