@@ -101,7 +101,10 @@ def test_the_segmenter_of_a_recipe_costs_what_its_network_costs() -> None:
     assert bill.latency.low <= bill.latency.median <= bill.latency.high
     assert (bill.latency.runs, bill.latency.batch, bill.latency.device) == (3, 1, "cpu")
     assert bill.latency.threads == torch.get_num_threads()
-    assert bill.peak is None
+    assert bill.latency.images_per_second == 1 / bill.latency.median
+    assert bill.flops == 2 * bill.macs
+    assert bill.trainable == bill.parameters, "what no logit depends on is taken out"
+    assert 0 < bill.peak < bill.kept
 
 
 def test_latency_is_of_single_runs_after_warm_ones() -> None:
@@ -123,6 +126,38 @@ def test_measuring_changes_nothing() -> None:
     assert model.training
     assert not model.norm.training
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_memory_is_what_lives_at_a_time_and_what_the_backward_pass_reads() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 8, 1), nn.ReLU(inplace=True))
+    images, plane = torch.zeros(2, 3, 10, 12), 4 * 2 * 10 * 12
+    assert cost.peak_memory(model, images) == (16 + 16) * plane, "the first convolution's answer beside its ReLU's"
+    assert cost.kept_memory(model, images) == (16 + 8) * plane, "both ReLUs' answers; the image is no part of it"
+    meta = model.to("meta"), images.to("meta")
+    assert (cost.peak_memory(*meta), cost.kept_memory(*meta)) == ((16 + 16) * plane, (16 + 8) * plane)
+
+
+def test_memory_that_is_shared_counts_once_and_freed_memory_no_longer() -> None:
+    class Views(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            for _ in range(5):
+                hidden = images + 1  # the one before is freed only after this is made
+            return hidden.view(-1)[1:].view_as(hidden.view(-1)[1:]).detach()
+
+    images = torch.zeros(1, 3, 8, 8)
+    assert cost.peak_memory(Views(), images) == 2 * 3 * 8 * 8 * 4
+    assert cost.kept_memory(Views(), images) == 0
+
+
+def test_nothing_is_timed_on_the_meta_device() -> None:
+    segmenter, _ = build_model(SmpModel(arch="segformer", encoder="mit_b0", weights="none"), 5)
+    images = torch.zeros(1, 3, 64, 96, dtype=torch.uint8)
+    computed = cost.measure(segmenter, images, runs=1)
+    counted = cost.measure(segmenter.to("meta"), images.to("meta"), runs=0)
+    assert counted.latency is None
+    for name in ("parameters", "trainable", "executed", "size", "macs"):
+        assert getattr(counted, name) == getattr(computed, name), name
+    assert counted.kept == pytest.approx(computed.kept, rel=0.02)
 
 
 @pytest.mark.gpu

@@ -8,8 +8,10 @@ from typing import Annotated, Literal
 import typer
 
 from terrazzo import __version__
+from terrazzo.cli_convert import app as convert_app
 from terrazzo.cli_data import app as data_app
-from terrazzo.terminal import print_scores, print_table, progress_bar, say
+from terrazzo.cli_models import app as models_app
+from terrazzo.terminal import print_match, print_scores, print_table, progress_bar, say
 
 app = typer.Typer(
     help="From a folder of images and label maps to a semantic-segmentation model that you can trust.",
@@ -17,9 +19,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-models_app = typer.Typer(help="The networks that a recipe can name.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.add_typer(data_app, name="data")
+app.add_typer(convert_app, name="convert")
 
 Recipe = Annotated[
     str, typer.Argument(help="Name of a shipped recipe, or path of a YAML file (an existing path wins).")
@@ -27,7 +29,22 @@ Recipe = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="key=value, for example optim.lr=1e-3 or length='{epochs: 2}'.")
 ]
-Model = Annotated[str, typer.Argument(help="A run folder (its best_miou, else last), a bundle or a checkpoint file.")]
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A run folder (its best_miou, else last), a bundle, a checkpoint file of terrazzo or of others, "
+        "the name of a published network (`terrazzo models list`), or hf:OWNER/NAME.",
+    ),
+]
+Which = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="Which published network a checkpoint file holds, if it does not say: segformer_mit-b0.",
+    ),
+]
 Looks = Annotated[
     list[str] | None,
     typer.Option(
@@ -56,13 +73,18 @@ def train(
 
 @app.command()
 def evaluate(
-    model: Model,
+    source: Source,
     data: Annotated[str | None, typer.Option(help="Recipe whose data to score on; default: the run's own.")] = None,
     split: Annotated[
         Literal["train", "val", "test"] | None, typer.Option(help="Default: test if there is one, else val.")
     ] = None,
     checkpoint: Annotated[
         Literal["last", "best_miou", "best_loss", "all"] | None, typer.Option(help="Of a run folder.")
+    ] = None,
+    model: Which = None,
+    match: Annotated[
+        Literal["name", "order"] | None,
+        typer.Option(help="How outputs stand for the data's classes; default: by name, where outputs have names."),
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Also write the result to this file.")] = None,
     looks: Looks = None,
@@ -73,16 +95,20 @@ def evaluate(
 
     with progress_bar("evaluate") as progress:
         result = run_evaluation(
-            model,
+            source,
             data=data,
             split=split,
             checkpoint=checkpoint,
+            model=model,
+            match=match,
             json=json,
             overrides=looks or (),
             device=device,
             progress=progress,
         )
     for one in result if isinstance(result, list) else [result]:
+        if "match" in one:
+            print_match(one["match"])
         print_scores(one)
     if json is not None:
         say(f"written to {json}")
@@ -90,9 +116,12 @@ def evaluate(
 
 @app.command()
 def predict(
-    model: Model,
+    source: Source,
     inputs: Annotated[list[Path], typer.Argument(help="Images or folders of images.", metavar="IMAGE_OR_FOLDER...")],
-    out: Annotated[Path, typer.Option(help="Folder for pred/ (ids), palette/ and vis/ (overlays).")],
+    out: Annotated[Path, typer.Option(help="Folder for pred/ (ids), palette/ and vis/ (overlays).")] = Path(
+        "predictions"
+    ),
+    model: Which = None,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write probabilities/NAME.npz.")] = False,
     looks: Looks = None,
     device: Device = "auto",
@@ -102,9 +131,35 @@ def predict(
 
     with progress_bar("predict") as progress:
         written = run_prediction(
-            model, inputs, out, probabilities=probabilities, overrides=looks or (), device=device, progress=progress
+            source,
+            inputs,
+            out,
+            model=model,
+            probabilities=probabilities,
+            overrides=looks or (),
+            device=device,
+            progress=progress,
         )
     say(f"{len(written)} masks in {out / 'pred'}, with colours in {out / 'palette'}, overlays in {out / 'vis'}")
+
+
+@app.command()
+def export(
+    source: Source,
+    out: Annotated[Path, typer.Option(help="File to write: .safetensors, .pth, .pt or .bin.")],
+    format: Annotated[
+        Literal["state_dict", "safetensors"] | None, typer.Option(help="Default: what the file's ending means.")
+    ] = None,
+    checkpoint: Annotated[
+        Literal["last", "best_miou", "best_loss"] | None, typer.Option(help="Of a run folder.")
+    ] = None,
+    model: Which = None,
+) -> None:
+    """Write a model's weights alone, in the network's own names, and their description beside them."""
+    from terrazzo.commands.export import export as run_export
+
+    weights, beside = run_export(source, out, format=format, checkpoint=checkpoint, model=model)
+    say(f"weights in {weights}; classes, normalisation and the network's description in {beside}")
 
 
 @app.command()
@@ -177,26 +232,6 @@ def config(
         raise InputError(f"which recipe? A path, or one of: {', '.join(recipe_names())}")
     else:
         print(dump_yaml(load_config(recipe, overrides or [])), end="")
-
-
-@models_app.command("list")
-def list_models(
-    pattern: Annotated[str | None, typer.Argument(help="Part of a name, or a pattern such as '*mobilenet*'.")] = None,
-) -> None:
-    """List architectures and encoders, and which pretrained weights their libraries offer."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from terrazzo.base import InputError
-    from terrazzo.models import list_models as known_models
-
-    table = Table("model.kind", "part", "name", "family", "pretrained weights", box=None)
-    rows = known_models(pattern or "")
-    for row in rows:
-        table.add_row(*(str(cell) for cell in row))
-    if not rows:
-        raise InputError(f"no architecture or encoder matches {pattern!r}; `terrazzo models list` shows all")
-    Console().print(table)
 
 
 def _version(value: bool) -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(what: str, unit: str = "images") -> Iterator[Callable[[int, int], None]]:
     """A bar on the terminal with rate and time left."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -29,7 +29,7 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
         def show(done: int, total: int) -> None:
             speed = bar.tasks[0].speed
-            bar.update(task, completed=done, total=total, rate=f"{speed:.1f} images/s" if speed else "")
+            bar.update(task, completed=done, total=total, rate=f"{speed:.1f} {unit}/s" if speed else "")
 
         yield show
 
@@ -37,8 +37,23 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
 def print_scores(result: dict[str, Any]) -> None:
     about = result["protocol"]
     limit = f", first {about['limit']} only" if about["limit"] else ""
-    title = f"{result['checkpoint']} (step {result['step']}) on {about['split']}: {about['images']} images{limit}"
+    step = f" (step {result['step']})" if result["step"] else ""  # others' files need not say it
+    title = f"{result['checkpoint']}{step} on {about['split']}: {about['images']} images{limit}"
     print_table(title, result)
+
+
+def print_match(match: dict[str, Any]) -> None:
+    """Which output of a network stands for which class of the data."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("class of the data", "output of the network", box=None, title_justify="left")
+    table.title = f"matched by {match['by']}"
+    for name, output in match["classes"].items():
+        table.add_row(name, output)
+    if match["others"]:
+        table.add_row("none: a miss", ", ".join(match["others"]))
+    Console().print(table)
 
 
 def print_table(title: str, result: dict[str, Any]) -> None:
@@ -73,9 +88,48 @@ def print_table(title: str, result: dict[str, Any]) -> None:
         "category_miiou": "category iIoU",
     }
     parts = [f"{text} {cell(result[key])}" for key, text in means.items() if key in result]
+    if result["miou_present"] != result["miou"]:
+        parts.insert(1, f"over the classes that the labels show {cell(result['miou_present'])}")
     levels = {key: f"level {key[-1]} mIoU" for key in ("level2", "level1") if key in result}
     parts += [f"{text} {cell(result[key]['miou'])}" for key, text in levels.items()]
     console.print("  ".join(parts), highlight=False)
+
+
+def print_costs(rows: Sequence[dict[str, Any]]) -> None:
+    """What networks cost, one a line; below it what has no number, and what the numbers count."""
+    from rich.console import Console
+    from rich.table import Table
+
+    plain = Console()
+    console = plain if plain.is_terminal else Console(width=240)  # a file or a pipe has no right edge
+    heads = ("model", "input", "classes", "params M", "trainable M", "executed M", "MiB", "GMACs", "GFLOPs")
+    table = Table(*heads, "predict MiB", "train MiB", "latency ms", "10-90 %", "images/s", box=None)
+    measured = [row for row in rows if "macs" in row]
+    for row in measured:
+        times = ["-", "-", "-"]
+        if "latency" in row:
+            low, middle, high = (f"{1e3 * row[key]:.1f}" for key in ("latency_low", "latency", "latency_high"))
+            times = [middle, f"{low}-{high}", f"{row['images_per_second']:.1f}"]
+        table.add_row(
+            *(row["model"], row["input"], str(row["classes"])),
+            *(f"{row[key] / 1e6:.3f}" for key in ("parameters", "trainable", "executed")),
+            f"{row['bytes'] / 2**20:.3f}",
+            *(f"{row[key] / 1e9:.3f}" for key in ("macs", "flops")),
+            *(f"{row[key] / 2**20:.1f}" for key in ("memory_prediction", "memory_training")),
+            *times,
+        )
+    console.print(table)
+    for row in rows:
+        if row["reason"]:
+            console.print(f"{row['model']}: {row['reason']}", highlight=False, markup=False, soft_wrap=True)
+    devices = sorted({(row["device"], row["threads"]) for row in measured if "latency" in row})
+    where = ", ".join(f"{device} ({threads} threads)" if device == "cpu" else device for device, threads in devices)
+    time = f" Time: median, on {where}." if where else ""
+    console.print(
+        "MACs: convolutions and matrix products; FLOPs: twice as many. Memory beside network and image: most at a time "
+        f"in prediction, and what training keeps for the backward pass.{time}",
+        highlight=False,
+    )
 
 
 def print_verdicts(checked: "Checked", recipe: str) -> None:

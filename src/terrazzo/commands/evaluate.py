@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from terrazzo import __version__, kernels
 from terrazzo.base import Classes, Dataset, InputError, Sample, Split
-from terrazzo.bundle import CHECKPOINTS, Found, find_bundle, load_bundle
+from terrazzo.bundle import CHECKPOINTS, OpenModel, open_model
 from terrazzo.commands.score import instance_files
 from terrazzo.config import EvaluationConfig, RunConfig, inference_with, load_config
 from terrazzo.data import OwnData, available_splits, build_dataset
@@ -30,7 +30,7 @@ from terrazzo.files import write_text
 from terrazzo.infer.answer import answer, label_map
 from terrazzo.infer.predictor import network_input
 from terrazzo.losses import Loss, count
-from terrazzo.metrics import Scores, Tally, csv_tables
+from terrazzo.metrics import ClassMatch, MatchBy, Scores, Tally, csv_tables, match_classes
 from terrazzo.models import Segmenter
 from terrazzo.report.page import write_tables
 
@@ -86,12 +86,17 @@ def score_dataset(
     world: World,
     workers: int = 0,
     loss: Loss | None = None,
+    match: ClassMatch | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluated:
-    """One pass in eval mode and float32. Counts are summed over ranks; per-image rows are of this rank's images."""
+    """One pass in eval mode and float32. Counts are summed over ranks; per-image rows are of this rank's images.
+
+    `match` is for a network with other classes than the data; a loss cannot be had of such a one.
+    """
+    assert match is None or loss is None
     was_training = model.training
     model.eval()
-    tally, instances = _tally(dataset, evaluation)
+    tally, instances = _tally(dataset, evaluation, void=match is not None and bool(match.others))
     sums = torch.zeros(4, dtype=torch.float64)  # pixel losses, region losses, counted pixels, images that show one
     images = []
     mine = list(range(world.rank, len(dataset), world.size))
@@ -103,6 +108,7 @@ def score_dataset(
         masks = torch.from_numpy(mask)[None].to(world.device)
         if loss is None:
             found = label_map(model, pixels, evaluation, size).to(world.device)
+            found = found if match is None else match.in_classes(found)
         else:
             output = answer(model, pixels, evaluation).rescaled((pixels.shape[2], pixels.shape[3]), size)
             found = kernels.argmax(output.logits, size, covers=output.covers, align_corners=output.align_corners)
@@ -117,7 +123,7 @@ def score_dataset(
     return Evaluated(tally, mean, images)
 
 
-def _tally(dataset: Dataset, evaluation: EvaluationConfig) -> tuple[Tally, dict[int, Path]]:
+def _tally(dataset: Dataset, evaluation: EvaluationConfig, *, void: bool) -> tuple[Tally, dict[int, Path]]:
     """Where a pass is counted, and the instance file of each image that has one and needs it."""
     instances: dict[int, Path] = {}
     if evaluation.protocol == "cityscapes" and isinstance(dataset, Folder):
@@ -130,6 +136,7 @@ def _tally(dataset: Dataset, evaluation: EvaluationConfig) -> tuple[Tally, dict[
         absent=evaluation.absent,
         boundary=evaluation.boundary,
         instances=bool(instances),
+        void=void,
     )
     return tally, instances
 
@@ -137,9 +144,7 @@ def _tally(dataset: Dataset, evaluation: EvaluationConfig) -> tuple[Tally, dict[
 def _counted(tally: Tally, found: Tensor, masks: Tensor, instances: Path | None) -> Scores:
     """Count one image, label maps uint8 [1, H, W]; on their device where the matrix is all that is asked for."""
     if tally.plain:
-        matrix = kernels.confusion_matrix(found, masks, len(tally.classes)).cpu().numpy()
-        tally.confusion += matrix
-        return Scores(matrix)
+        return tally.add_counts(kernels.confusion_matrix(found, masks, len(tally.confusion)).cpu().numpy())
     prediction, target = (tally.file_ids(maps[0].cpu().numpy()) for maps in (found, masks))
     return tally.add(prediction, target, None if instances is None else read_values(instances))
 
@@ -171,11 +176,13 @@ def protocol(config: RunConfig, split: Split, dataset: Dataset) -> dict[str, Any
 
 
 def evaluate(
-    model: str | Path,
+    source: str | Path,
     *,
     data: str | Path | RunConfig | None = None,
     split: Split | None = None,
     checkpoint: str | None = None,
+    model: str | None = None,
+    match: MatchBy | None = None,
     json: str | Path | None = None,
     overrides: Sequence[str] = (),
     device: str = "auto",
@@ -183,13 +190,16 @@ def evaluate(
     dataset: Dataset | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any] | list[dict[str, Any]]:
-    """Score MODEL; a result on the run's own data is also kept in its folder, and any, if asked, in a JSON file.
+    """Score a model; a result on the run's own data is also kept in its folder, and any, if asked, in a JSON file.
 
     Args:
-        model: run folder, bundle or checkpoint file.
+        source: run folder, bundle, checkpoint file, zoo name or hf:OWNER/NAME, as for `terrazzo.bundle.open_model`.
         data: recipe whose `data` and `evaluation` are used; default: the run's own.
         split: default: test if there is one, else val.
         checkpoint: last, best_miou, best_loss, or `all` for a list of all three.
+        model: which published network a checkpoint file holds, where the file does not say.
+        match: how the network's outputs stand for the data's classes: by name, or in their order; by default by name
+            where the outputs have names.
         json: file to write the result to.
         overrides: changes of how the model looks at images, as those of `terrazzo.load`.
         device: auto, cpu, cuda or mps.
@@ -198,59 +208,72 @@ def evaluate(
         progress: called with (images done, images in all).
 
     Raises:
-        InputError: there is no such model or data, or their classes differ.
+        InputError: there is no such model or data, or a class of the data has no output.
     """
     names = list(CHECKPOINTS) if checkpoint == "all" else [checkpoint]
     results = []
     for name in names:
-        found = find_bundle(model, name)
-        config = _data_config(found, data)
-        own = data is None and not overrides  # else the run's folder would tell of another data set or another look
-        results.append(_evaluate_one(found, config, own, overrides, split, device, network, dataset, progress))
+        opened = open_model(source, model=model, checkpoint=name, network=network)
+        config = _data_config(opened, data)
+        # else the run's folder would tell of another data set, another look, or another reading of the outputs
+        own = data is None and match is None and not overrides
+        results.append(_evaluate_one(opened, config, own, overrides, split, device, dataset, match, progress))
     result = results if checkpoint == "all" else results[0]
     if json is not None:
         write_text(Path(json), jsonlib.dumps(result, indent=2, ensure_ascii=False) + "\n")
     return result
 
 
-def _data_config(found: Found, data: str | Path | RunConfig | None) -> RunConfig:
+def _data_config(opened: OpenModel, data: str | Path | RunConfig | None) -> RunConfig:
     if isinstance(data, RunConfig):
         return data
     if data is not None:
         return load_config(data)
-    if found.run is None:
-        raise InputError(f"{found.folder} is a bundle outside a run folder: say what to score it on with --data RECIPE")
-    return load_config(found.run / "config.yaml")
+    if opened.found is None:
+        raise InputError(f"{opened.name} belongs to no run: say what to score it on with --data RECIPE")
+    if opened.found.run is None:
+        folder = opened.found.folder
+        raise InputError(f"{folder} is a bundle outside a run folder: say what to score it on with --data RECIPE")
+    return load_config(opened.found.run / "config.yaml")
 
 
 def _evaluate_one(
-    found: Found,
+    opened: OpenModel,
     config: RunConfig,
     own: bool,
     overrides: Sequence[str],
     split: Split | None,
     device: str,
-    network: nn.Module | None,
     dataset: Dataset | None,
+    match_by: MatchBy | None,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
-    model, bundle = load_bundle(found.folder, network=network)
     world = World.join(device)  # type: ignore[arg-type]  # World.join checks it
     if dataset is None:
         if isinstance(config.data, OwnData):
-            raise InputError(f"{found.folder} was trained on a dataset object: pass dataset=... from Python")
+            raise InputError(f"{opened.name} was trained on a dataset object: pass dataset=... from Python")
         split = split or default_split(config)
         dataset = build_dataset(config.data, split)
     split = split or "test"
-    check_same_classes(bundle.classes.classes(), dataset.classes, str(found.folder))
-    evaluation = config.evaluation.model_copy(update=dict(inference_with(bundle.inference, overrides)))
+    outputs = opened.config.classes.classes()
+    match = match_classes(outputs, dataset.classes, opened.name, named=opened.named, by=match_by)
+    evaluation = config.evaluation.model_copy(update=dict(inference_with(opened.config.inference, overrides)))
     config = config.model_copy(update={"evaluation": evaluation})
     evaluated = score_dataset(
-        model.to(world.device), dataset, evaluation, world=world, workers=config.data.workers, progress=progress
+        opened.segmenter.to(world.device),
+        dataset,
+        evaluation,
+        world=world,
+        workers=config.data.workers,
+        match=match,
+        progress=progress,
     )
-    result = as_result(evaluated, config, split, dataset) | {"checkpoint": found.checkpoint, "step": bundle.step}
-    if found.run is not None and own:
-        save_evaluation(found.run, evaluated, result, dataset.classes)
+    result = as_result(evaluated, config, split, dataset)
+    result |= {"checkpoint": opened.checkpoint, "step": opened.config.step}
+    if not match.is_identity:
+        result["match"] = match.as_dict()
+    if opened.found is not None and opened.found.run is not None and own:
+        save_evaluation(opened.found.run, evaluated, result, dataset.classes)
     return result
 
 
@@ -282,7 +305,7 @@ def _image_table(images: list[ImageScore]) -> str:
 
 
 def check_same_classes(model: Classes, data: Classes, where: str) -> None:
-    """Refuse to score or go on with a model on another label space.
+    """Refuse to train or go on with a model on another label space.
 
     Raises:
         InputError: it names what only one of the two has, or the first place where the order differs.

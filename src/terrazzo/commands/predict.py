@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from terrazzo.base import InputError
-from terrazzo.bundle import find_bundle, load_bundle
+from terrazzo.bundle import open_model
 from terrazzo.config import inference_with
 from terrazzo.data.pixels import IMAGE_SUFFIXES
 from terrazzo.engine.world import choose_device
@@ -14,12 +14,19 @@ from terrazzo.infer.predictor import Predictor
 
 
 def load(
-    model: str | Path, *, overrides: Sequence[str] = (), device: str = "auto", network: nn.Module | None = None
+    source: str | Path,
+    *,
+    model: str | None = None,
+    overrides: Sequence[str] = (),
+    device: str = "auto",
+    network: nn.Module | None = None,
 ) -> Predictor:
-    """A trained model as a function: `load(MODEL)(image) -> Prediction`.
+    """A trained model as a function: `load(SOURCE)(image) -> Prediction`.
 
     Args:
-        model: run folder (its best_miou, else last), bundle or checkpoint file.
+        source: run folder (its best_miou, else last), bundle, checkpoint file of terrazzo or of others, name of a
+            published network, or hf:OWNER/NAME.
+        model: which published network a checkpoint file holds, where the file does not say: `segformer_mit-b0`.
         overrides: changes of how it looks at pictures (`evaluation.resize`, `.window`, `.tta` of its recipe), as
             `window.size=1024`, `window=null` or `tta.flip=horizontal`.
         device: auto, cpu, cuda or mps.
@@ -28,16 +35,18 @@ def load(
     Raises:
         InputError: there is no such model, its files are damaged, or an override is impossible.
     """
-    segmenter, bundle = load_bundle(find_bundle(model).folder, network=network)
-    inference = inference_with(bundle.inference, overrides)
-    return Predictor(segmenter.to(choose_device(device)), bundle.classes.classes(), inference)  # type: ignore[arg-type]  # choose_device checks it
+    opened = open_model(source, model=model, network=network)
+    inference = inference_with(opened.config.inference, overrides)
+    segmenter = opened.segmenter.to(choose_device(device))  # type: ignore[arg-type]  # choose_device checks it
+    return Predictor(segmenter, opened.config.classes.classes(), inference)
 
 
 def predict(
-    model: str | Path,
+    source: str | Path,
     inputs: Sequence[str | Path],
     out: str | Path,
     *,
+    model: str | None = None,
     probabilities: bool = False,
     overrides: Sequence[str] = (),
     device: str = "auto",
@@ -45,14 +54,15 @@ def predict(
 ) -> list[Path]:
     """Write pred/, palette/ and vis/ (probabilities/ on request) for every image; the id maps' paths are returned.
 
-    A folder is searched with its sub-folders, whose structure the outputs keep. `overrides` are those of `load`.
+    A folder is searched with its sub-folders, whose structure the outputs keep. `source`, `model` and `overrides` are
+    those of `load`.
 
     Raises:
         InputError: an input is missing, two inputs would write one output, or some images cannot be read (the others
             are done first).
     """
     named = name_inputs([Path(item) for item in inputs])
-    predictor = load(model, overrides=overrides, device=device)
+    predictor = load(source, model=model, overrides=overrides, device=device)
     written, failed = [], []
     for done, (name, path) in enumerate(named.items(), start=1):
         try:

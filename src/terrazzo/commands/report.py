@@ -126,17 +126,18 @@ def _example(model: Segmenter, dataset: Dataset, evaluation: EvaluationConfig) -
 def _cost(bill: Cost, bundle: Path, run: Path, config: RunConfig, step: int, seconds: Sequence[float]) -> list[Number]:
     last = read_state(find_bundle(run, "last").folder)
     rate = last["step"] * config.batch / max(1e-9, last["seconds"])
-    latency, device = bill.latency, bill.latency.device
+    latency = bill.latency
+    assert latency is not None, "measure times unless told not to"
+    device = latency.device
     shape = "x".join(str(side) for side in bill.shape)
     spread = f"{1e3 * latency.low:.1f} to {1e3 * latency.high:.1f} ms are 10 to 90 % of {latency.runs} runs"
     threads = f"{latency.threads} threads, {device}" if device == "cpu" else device
-    memory = [] if bill.peak is None else [Number("memory", f"{bill.peak / 2**20:.0f} MiB", f"peak beside it, {shape}")]
     return [
         Number("parameters", f"{bill.parameters / 1e6:.3f} M", f"{bill.executed / 1e6:.3f} M of them run"),
         Number("size", f"{bill.size / 2**20:.3f} MiB", "parameters and buffers"),
         Number("work", f"{bill.macs / 1e9:.3f} GMACs", f"convolutions and matrix products at {shape}"),
         Number("latency", f"{1e3 * latency.median:.1f} ms", f"median; {spread}; {shape}, {threads}"),
-        *memory,
+        Number("memory", f"{bill.peak / 2**20:.0f} MiB", f"peak beside it, {shape}"),
         Number("model file", f"{(bundle / 'model.safetensors').stat().st_size / 1e6:.2f} MB"),
         Number("training time", _clock(last["seconds"]), f"{last['step']} steps; validation and reports left out"),
         Number("training speed", f"{rate:.1f} images/s", f"batch {config.batch}, {last['threads']} threads, {device}"),

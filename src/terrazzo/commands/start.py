@@ -165,7 +165,8 @@ def build_state(job: Job, last: Path | None, own: nn.Module | None) -> tuple[Tra
     set_determinism(cfg, job.world)
     torch.manual_seed(cfg.seed)
     classes, channels = len(job.sets.train.classes), checked_sample(job.sets.train, 0).image.shape[2]
-    model, report = build_model(cfg.model, classes, channels, own=own, pretrained=last is None)
+    names = job.sets.train.classes.names
+    model, report = build_model(cfg.model, classes, channels, names=names, own=own, pretrained=last is None)
     model = model.to(device)
     if cfg.step.channels_last:
         model = model.to(memory_format=torch.channels_last)

@@ -41,6 +41,7 @@ from terrazzo.engine.step import make_step
 from terrazzo.engine.stop import StopFlag
 from terrazzo.engine.world import World
 from terrazzo.metrics import Scores, absent_under
+from terrazzo.models import self_contained
 from terrazzo.optim import set_rates
 from terrazzo.track.console import ConsoleTracker
 from terrazzo.track.jsonl import Jsonl, read_lines, write_csv
@@ -266,7 +267,7 @@ def _save(job: Job, state: TrainState, values: dict[str, float], improved: list[
 def _fill_bundle(folder: Path, *, job: Job, state: TrainState, values: dict[str, float]) -> None:
     scores = {key: value if math.isfinite(value) else None for key, value in values.items() if key.startswith("val/")}
     config = BundleConfig(
-        model=job.cfg.model.model_copy(update={"weights": "none"}),  # a user's path means nothing elsewhere
+        model=self_contained(job.cfg.model, state.model),  # a user's path means nothing elsewhere
         channels=state.model.channels,
         classes=BundleClasses.of(job.sets.train.classes),
         normalization=state.model.normalization,
