@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import huggingface_configs as huggingface
 from settings_seen import See
 
 Tree = dict[str, Any]
@@ -45,6 +46,7 @@ def case(see: See, *values: Any, **given: Any) -> Case:
 
 SMP = {"kind": "smp", "arch": "pspnet", "encoder": "mobilenet_v2", "weights": "none"}
 TORCHVISION = {"kind": "torchvision", "arch": "lraspp_mobilenet_v3_large", "weights_backbone": "none"}
+TIMM = {"kind": "timm", "encoder": "vit_tiny_patch16_224", "weights": "none"}
 FCN = {"kind": "fcn_resnet", "encoder": "resnet18", "weights_backbone": "none"}
 SEGFORMER = {
     "kind": "segformer",
@@ -54,8 +56,10 @@ SEGFORMER = {
     "decoder_width": 16,
     "dropout": 0,
 }
+HUGGINGFACE = huggingface.section("segformer", drop_path_rate=0.0)
+ZOO = {"kind": "zoo", "name": "fast_scnn", "weights": "none"}
 OWN = {"kind": "own"}
-MODELS = (BASE["model"], SMP, TORCHVISION, FCN, SEGFORMER, OWN)
+MODELS = (BASE["model"], SMP, TIMM, TORCHVISION, FCN, SEGFORMER, HUGGINGFACE, ZOO, OWN)
 """Of every kind a small one."""
 
 RESIZES = (

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import huggingface_configs as huggingface
 from settings_base import BASE, OWN, RESIZES, SEGFORMER, STEP, Case, With, case
 from settings_cases_data import PUBLIC
 from settings_seen import (
@@ -150,12 +151,29 @@ EVALUATION = {
 
 PIXEL_LOSSES = ("cross_entropy", "focal", "ohem", "boundary")
 
+MASKS = {"kind": "mask_classification", "points": 48}
+
 LOSSES = {
     "losses.kind": case(
         weights,
         *({"kind": kind} for kind in ("cross_entropy", "focal", "boundary", "tversky", "lovasz")),
         {"kind": "ohem", "min_kept": 10},
+        With({"kind": "mask_classification", "points": 64}, {"model": huggingface.section("eomt")}),
     ),
+    **{
+        f"losses.mask_classification.{leaf}": case(loss, *values, model=huggingface.section("eomt"), losses=[MASKS])
+        for leaf, values in (
+            ("weight", (1, 2)),
+            ("class_weight", (0, 1, 2)),
+            ("mask_weight", (0, 1, 5)),
+            ("dice_weight", (0, 1, 5)),
+            ("no_object", (0.1, 1)),
+            ("points", (32, 64)),
+            ("oversample", (1, 3)),
+            ("importance", (0, 0.75, 1)),
+            ("layers", (0, 1)),
+        )
+    },
     **{f"losses.{kind}.weight": case(loss, 1, 2) for kind in (*PIXEL_LOSSES, "tversky", "lovasz")},
     **{f"losses.{kind}.class_weights": case(loss, "none", "auto", {"b": 3}) for kind in PIXEL_LOSSES},
     "losses.cross_entropy.smoothing": case(loss, 0, 0.1),

@@ -32,7 +32,7 @@ from terrazzo.engine.world import World
 from terrazzo.losses import build_loss, count
 from terrazzo.models import Segmenter, build_model
 from terrazzo.optim import build_optimizer
-from terrazzo.output import Output
+from terrazzo.output import Output, Queries
 from terrazzo.track.jsonl import read_lines
 
 See = Callable[[RunConfig], Any]
@@ -252,6 +252,14 @@ def answer(cfg: RunConfig) -> Any:
     return bits(output.logits, *output.aux), output.covers
 
 
+def queries(cfg: RunConfig) -> Any:
+    """Of the network, in train mode, to two images, and what it says of queries, before its last blocks too."""
+    network, rng = built(cfg).train(), np.random.default_rng(0)
+    output = network(torch.from_numpy(rng.integers(0, 256, (2, 3, *SIZE), np.uint8)))
+    said = [] if output.queries is None else [output.queries, *output.queries.aux]
+    return bits(output.logits, *output.aux, *(tensor for each in said for tensor in (each.classes, each.masks)))
+
+
 def evaluated(cfg: RunConfig) -> Evaluated:
     """What an untrained network is worth on the validation images."""
     dataset = build_dataset(cfg.data, "val")
@@ -295,7 +303,13 @@ def loss(cfg: RunConfig) -> float:
     masks = blocks.repeat_interleave(8, 1).repeat_interleave(8, 2)
     frequencies = torch.tensor([0.5, 0.3, 0.2])
     fn = build_loss(cfg.losses, Classes.of(["a", "b", "c"]), auxiliary=cfg.auxiliary_weight, frequencies=frequencies)
-    return fn(Output(main, (auxiliary,), covers=SIZE), masks, count(masks)).item()
+    asked = None
+    if cfg.losses[0].kind == "mask_classification":
+        classes, inside = torch.randn(2, 2, 5, 4, generator=random), torch.randn(2, 2, 5, 6, 10, generator=random)
+        asked = Queries(classes[0], inside[0], (Queries(classes[1], inside[1]),))
+        torch.manual_seed(0)  # points are drawn by it
+    output = Output(main, (auxiliary,), queries=asked, covers=SIZE, are_scores=asked is not None)
+    return fn(output, masks, count(masks)).item()
 
 
 def updated(cfg: RunConfig) -> str:

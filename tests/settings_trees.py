@@ -12,7 +12,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from settings_base import BASE, MODELS
+from settings_base import BASE, HUGGINGFACE, MODELS
 from settings_own import SIZE
 from settings_seen import built
 from terrazzo.config import config_of
@@ -41,6 +41,9 @@ def write_trees() -> None:
     for model in MODELS:
         network = built(config_of(BASE | {"model": model}), seed=7)
         save_file(network.state_dict(), f"{model['kind']}.safetensors")
+    for seed in (1, 2):
+        network = built(config_of(BASE | {"model": HUGGINGFACE}), seed=seed)
+        network.net.model.save_pretrained(f"huggingface_{seed}")
 
 
 def _folders(root: Path, rng: Generator) -> None:

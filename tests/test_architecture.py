@@ -22,10 +22,11 @@ FLOORS: list[set[str]] = [
     },
     {"terrazzo.engine", "terrazzo.infer", "terrazzo.check", "terrazzo.discover"},
     {"terrazzo.config", "terrazzo.report", "terrazzo.prepare"},
-    {"terrazzo.bundle"},
+    {"terrazzo.description"},
+    {"terrazzo.bundle", "terrazzo.convert"},
     {"terrazzo.commands"},
     {"terrazzo.terminal"},
-    {"terrazzo.cli_data"},
+    {"terrazzo.cli_convert", "terrazzo.cli_data", "terrazzo.cli_models"},
     {"terrazzo.cli"},
     {"terrazzo.__main__"},
 ]

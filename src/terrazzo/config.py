@@ -18,9 +18,9 @@ from terrazzo.engine.ema import EmaConfig
 from terrazzo.engine.step import StepConfig
 from terrazzo.engine.stop import EarlyStop
 from terrazzo.infer.answer import InferenceConfig
-from terrazzo.losses import CrossEntropy, LossConfig
+from terrazzo.losses import CrossEntropy, LossConfig, MaskClassification
 from terrazzo.metrics import Absent, Protocol
-from terrazzo.models import ModelConfig, has_auxiliary_heads
+from terrazzo.models import ModelConfig, has_auxiliary_heads, has_queries
 from terrazzo.optim import AdamW, Constant, OptimConfig, ScheduleConfig, check_momentum
 
 RECIPES = files("terrazzo") / "recipes"
@@ -118,6 +118,21 @@ class RunConfig(Config):
         if self.batch % self.step.accumulate:
             raise ValueError(
                 f"step.accumulate={self.step.accumulate} does not divide batch={self.batch} (images per optimizer step)"
+            )
+        for loss in self.losses:
+            fits = has_queries(self.model)
+            if fits is not None and fits != isinstance(loss, MaskClassification):
+                right = "mask_classification" if fits else "cross_entropy, focal, ohem, boundary, tversky or lovasz"
+                raise ValueError(
+                    f"losses: {loss.kind} cannot train this network (model.kind={self.model.kind}), which answers "
+                    f"{'queries' if fits else 'logits'}; its losses are {right}"
+                )
+        blended = self.evaluation.window is not None or not self.evaluation.tta.is_off
+        watched = self.early_stop is not None and self.early_stop.metric == "val/loss"
+        if blended and watched and isinstance(self.losses[0], MaskClassification):
+            raise ValueError(
+                "early_stop.metric=val/loss: mask_classification has no loss where evaluation looks through windows or "
+                "at turned and resized copies; give early_stop.metric=val/miou"
             )
         changed = self.auxiliary_weight != RunConfig.model_fields["auxiliary_weight"].default
         if changed and not has_auxiliary_heads(self.model):
