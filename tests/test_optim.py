@@ -88,12 +88,14 @@ def test_decay_norms_puts_everything_into_the_decaying_group() -> None:
 def test_frozen_parameters_are_in_no_group() -> None:
     net = Net()
     net.encoder.requires_grad_(False)
-    assert {row.group for row in group_table(param_groups(net, role, AdamW(lr_factors={"encoder": 0.1})))} == {
+    assert {row.group for row in group_table(param_groups(net, role, AdamW(lr_factors={"head": 0.1})))} == {
         "decoder",
         "decoder/no_decay",
         "head",
         "head/no_decay",
     }
+    with pytest.raises(InputError, match=r"lr_factors names encoder.*what learns is: decoder, head"):
+        param_groups(net, role, AdamW(lr_factors={"encoder": 0.1}))
     with pytest.raises(InputError, match="no parameter to train"):
         param_groups(net.requires_grad_(False), role, AdamW())
 

@@ -13,7 +13,7 @@ from settings_own import OwnSet
 from terrazzo.base import IMAGENET, InputError
 from terrazzo.config import config_of
 from terrazzo.models import Segmenter, TimmModel, build_model
-from terrazzo.models.timm_encoder import layer_depths
+from terrazzo.models.blocks import parameter_depths
 
 VIT = "vit_tiny_patch16_224"
 
@@ -170,7 +170,7 @@ def test_mean_and_std_follow_the_weights():
 
 def test_depths_of_layers_rise_from_the_patches_to_the_last_norm():
     segmenter = network()
-    depths = layer_depths(segmenter)
+    depths, _ = parameter_depths(segmenter)
     assert depths.keys() == {name for name, _ in segmenter.named_parameters() if segmenter.role(name) == "encoder"}
     prefixes = ["patch_embed.proj", "blocks.0.norm1", *(f"blocks.{block}.mlp.fc2" for block in range(12))]
     found = [depths[f"net.encoder.{prefix}.weight"] for prefix in prefixes]

@@ -10,34 +10,24 @@ from torch.utils.checkpoint import checkpoint
 
 from terrazzo.base import InputError
 from terrazzo.models import Segmenter
+from terrazzo.models.blocks import encoder_blocks
 
 
 def recompute_blocks(model: Segmenter) -> list[str]:
     """Make every block of the encoder remember its input only; the names of the blocks are returned.
 
-    A block is a child of a sequence of at least two in the encoder (ResNet's layers, a transformer's blocks), the
-    outermost such. Numbers stay the same: random numbers are drawn again alike, and BatchNorm's statistics are not
+    Numbers stay the same: random numbers are drawn again alike, and BatchNorm's statistics are not
     moved a second time.
 
     Raises:
         InputError: the encoder has no sequence of blocks.
     """
-    found: dict[str, nn.Module] = {}
-    for name, module in model.named_modules():
-        inside = any(name.startswith(f"{other}.") for other in found)
-        if isinstance(module, nn.Sequential | nn.ModuleList) and len(module) > 1 and not inside:
-            blocks = {f"{name}.{key}": block for key, block in module.named_children() if _has_parameters(block)}
-            if name and model.role(name) == "encoder":
-                found |= blocks
+    found = encoder_blocks(model)
     if not found:
         raise InputError("step.recompute: the encoder of this network has no sequence of blocks to recompute")
     for block in found.values():
         block.forward = partial(_checkpointed, block, block.forward)  # in place: names in the state dict stay
     return list(found)
-
-
-def _has_parameters(module: nn.Module) -> bool:
-    return next(module.parameters(), None) is not None
 
 
 def _checkpointed(block: nn.Module, forward: Callable[..., Tensor], *inputs: Tensor, **named: Tensor | None) -> Tensor:

@@ -51,6 +51,8 @@ class TrainState:
     """Time spent in steps, over all lives of the run."""
     rank: int = 0
     """Of the process that counts here."""
+    learnable: frozenset[str] = frozenset()
+    """Parameters that the optimizer holds, by name, whether a stage of the run freezes them or not."""
     gathered: dict[str, Tensor] = field(default_factory=dict)
     """Counts of all ranks, as a checkpoint holds them."""
 

@@ -8,8 +8,8 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from terrazzo.base import InputError
-from terrazzo.models.segmenter import ModelInput, Segmenter
-from terrazzo.models.weights import LoadReport, load_tensors, load_weights
+from terrazzo.models.segmenter import ModelInput, Role, Segmenter
+from terrazzo.models.weights import PARTS, LoadReport, load_tensors, load_weights
 
 Source = Literal["none", "pretrained"] | Path
 
@@ -19,6 +19,10 @@ class Start(NamedTuple):
 
     source: Source
     encoder_only: bool
+
+    @property
+    def parts(self) -> tuple[Role, ...]:
+        return ("encoder",) if self.encoder_only else PARTS
 
 
 class BackboneInput(ModelInput):
@@ -61,11 +65,11 @@ def load_start(segmenter: Segmenter, start: Start, *, name: str | None = None) -
     """
     match start.source:
         case Path() as path:
-            return load_weights(segmenter, path, encoder_only=start.encoder_only)
+            return load_weights(segmenter, path, parts=start.parts)
         case "pretrained":
             assert name is not None, "a kind without published weights refuses the word in its config"
             url, tensors = published(name)
-            return load_tensors(segmenter, tensors, source=url, encoder_only=start.encoder_only)
+            return load_tensors(segmenter, tensors, source=url, parts=start.parts)
         case "none":
             return None
 

@@ -67,7 +67,8 @@ class Segmenter(nn.Module):
 
     `net` answers a tensor [B, K, h, w], a tuple of it and auxiliary logits, an `Output`, or `Queries`. The sides of its
     input are multiples of `stride` and at least `smallest` pixels. `align_corners` says how its logits are to be
-    enlarged. `roles` are those of parts whose names (as "classifier.4") do not tell them, before the ones of `ROLES`.
+    enlarged.
+    `roles` are those of parts whose names (as "classifier.4") do not tell them, before the ones of `ROLES`.
     """
 
     mean: Tensor
@@ -90,6 +91,8 @@ class Segmenter(nn.Module):
         self.smallest = smallest
         self.align_corners = align_corners
         self.roles = {**ROLES, **(roles or {})}
+        self.still: list[nn.Module] = []
+        """Modules that stay in eval mode while the network trains: norms whose statistics must not move."""
         white = 255 / normalization.max_value
         device = next((tensor.device for tensor in (*net.parameters(), *net.buffers())), torch.get_default_device())
         # Not in the state dict: the bundle's config says it, and a number must stand in one place only.
@@ -113,6 +116,13 @@ class Segmenter(nn.Module):
         parts = name.removeprefix("net.").split(".")
         longest_first = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
         return next((self.roles[part] for part in longest_first if part in self.roles), "decoder")
+
+    def train(self, mode: bool = True) -> Self:
+        """As every module's, but `still` modules stay in eval mode."""
+        super().train(mode)
+        for module in self.still:
+            module.eval()
+        return self
 
     def forward(self, images: Tensor) -> Output:
         """`images` [B, C, H, W], RGB, uint8 or floats in 0..255, to logits over the padded image."""

@@ -2,13 +2,12 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from terrazzo.base import InputError, Normalization
-from terrazzo.models.segmenter import Segmenter
 
 
 class Asked(NamedTuple):
@@ -117,18 +116,6 @@ def _keep_last_norm(model: Any) -> None:
     pooled = getattr(model, "fc_norm", None)
     if isinstance(getattr(model, "norm", None), nn.Identity) and pooled is not None:
         model.norm, model.fc_norm = pooled, nn.Identity()
-
-
-def layer_depths(segmenter: Segmenter) -> dict[str, int]:
-    """Depth of every parameter of a timm network's encoder, from 0 at the image, by the parameter's full name.
-
-    As timm groups them for layer-wise learning rates: patches and places, each block, the last norm.
-    """
-    from timm.models import group_parameters
-
-    encoder = cast(Any, segmenter.net.encoder)
-    depths = group_parameters(encoder, encoder.group_matcher(), reverse=True)
-    return {f"net.encoder.{name}": int(depth) for name, depth in depths.items()}
 
 
 def reason(error: Exception) -> str:

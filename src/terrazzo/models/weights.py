@@ -9,12 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, get_args
 
 import torch
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
-from terrazzo.base import InputError
-from terrazzo.models.segmenter import Segmenter
+from terrazzo.base import Config, InputError
+from terrazzo.models.segmenter import Role, Segmenter
 from terrazzo.published.checkpoints import read_checkpoint
 
 ENOUGH = 0.9
@@ -23,6 +25,20 @@ ENOUGH = 0.9
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 
 _WRAPPERS = ("module.", "_orig_mod.", "net.", "encoder.", "backbone.", "model.")
+
+
+PARTS: tuple[Role, ...] = get_args(Role)
+
+
+class InitConfig(Config):
+    """Where a new run takes parts of its network from: what another run learned, or a file."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    from_: Path = Field(alias="from")
+    """A run folder, a bundle, or a weights file; what a run has learned beside its weights is folded into them."""
+    parts: Annotated[tuple[Role, ...], Field(min_length=1)] = PARTS
+    """What is taken: `encoder`, `decoder`, `head`. Others keep what model.weights gives them, or start at random."""
 
 
 @dataclass(frozen=True)
@@ -60,22 +76,28 @@ class LoadReport:
         return tuple((what, len(names), _first(names)) for what, names in groups)
 
 
-def load_weights(segmenter: Segmenter, path: Path, *, encoder_only: bool = False) -> LoadReport:
+def load_weights(segmenter: Segmenter, path: Path, *, parts: Collection[Role] = PARTS) -> LoadReport:
     """Copy every tensor of a file that fits into the network; fail if the encoder got less than 90 % of its own.
 
     `path` is a .safetensors file, a file of torch.save, or a folder with model.safetensors (a bundle).
-    `encoder_only` leaves decoder and head as they are.
+    Parts of the network that are not in `parts` stay as they are.
     """
-    return load_tensors(segmenter, read_tensors(path), source=str(path), encoder_only=encoder_only)
+    return load_tensors(segmenter, read_tensors(path), source=str(path), parts=parts)
 
 
 def load_tensors(
-    segmenter: Segmenter, found: Mapping[str, Tensor], *, source: str, encoder_only: bool = False
+    segmenter: Segmenter,
+    found: Mapping[str, Tensor],
+    *,
+    source: str,
+    parts: Collection[Role] = PARTS,
+    advice: str = "another encoder's file? Give model.encoder the network it was made for, or model.weights=none",
 ) -> LoadReport:
-    """As `load_weights`, for tensors that are in memory already; `source` names them in the report."""
-    targets = segmenter.state_dict()
-    if encoder_only:
-        targets = {name: tensor for name, tensor in targets.items() if segmenter.role(name) == "encoder"}
+    """As `load_weights`, for tensors that are in memory already.
+
+    `source` names them in the report, `advice` ends the sentence about an encoder that got too few.
+    """
+    targets = {name: tensor for name, tensor in segmenter.state_dict().items() if segmenter.role(name) in parts}
     match = _best_match(found, targets)
     first_conv = _first_conv(segmenter)
     values: dict[str, Tensor] = {}
@@ -92,10 +114,11 @@ def load_tensors(
         source=source,
         loaded=tuple(name for name in targets if name in values and name not in adapted),
         adapted=tuple(name for name in adapted if name in values),
-        missing=_missing(segmenter, values.keys()),
+        missing=_missing(segmenter, values.keys(), parts),
         unused=tuple(key for key in found if key not in used),
     )
-    _check_enough(segmenter, report, "another encoder's file? Give model.encoder the network it was made for")
+    if "encoder" in parts:
+        _check_enough(segmenter, report, advice)
     segmenter.load_state_dict(values, strict=False)
     return report
 
@@ -115,8 +138,61 @@ def compare(segmenter: Segmenter, untrained: Segmenter, source: str) -> LoadRepo
         adapted=adapted,
         missing=tuple(name for name in encoder if name not in new),
     )
-    _check_enough(segmenter, report, "the library's own loader left it random; give a local file by model.weights=PATH")
+    advice = "the library's own loader left it random; give a local file by model.weights=PATH, or model.weights=none"
+    _check_enough(segmenter, report, advice)
     return report
+
+
+def take_parts(
+    segmenter: Segmenter, cfg: InitConfig, found: Mapping[str, Tensor], before: LoadReport | None
+) -> LoadReport:
+    """Copy the parts that `cfg` names, of tensors that are in memory; `before` is what became of model.weights.
+
+    Returns:
+        What both together did.
+
+    Raises:
+        InputError: a part got nothing, or nothing would be left of model.weights.
+    """
+    there = {segmenter.role(name) for name in segmenter.state_dict()}
+    wanted = [part for part in cfg.parts if part in there] if {*cfg.parts} == {*PARTS} else cfg.parts
+    for part in wanted:
+        if part not in there:
+            raise InputError(f"init.parts: this network has no {part}; its parts are {', '.join(sorted(there))}")
+    advice = "init.from holds another encoder, or none; give model the network that it is of"
+    report = load_tensors(segmenter, found, source=str(cfg.from_), parts=cfg.parts, advice=advice)
+    names = (*report.loaded, *report.adapted)
+    got = {segmenter.role(name) for name in names}
+    for part in wanted:
+        if part not in got:
+            raise InputError(f"init.parts: {_why_nothing(segmenter, part, found)}; leave {part} out of init.parts")
+    if before is None:
+        return report
+    first = {*before.loaded, *before.adapted}
+    if first <= {*names}:
+        raise InputError(
+            f"init.from={cfg.from_} writes over all {len(first)} tensors that model.weights gave ({before.source}); "
+            "leave one of the two out: model.weights=none (model.weights_backbone=none), or init=null"
+        )
+    return LoadReport(
+        source=f"{before.source} and {report.source}",
+        loaded=tuple(sorted(first - {*before.adapted, *names} | {*report.loaded})),
+        adapted=tuple(sorted({*before.adapted} - {*names} | {*report.adapted})),
+        missing=tuple(name for name in before.missing if name not in names),
+        unused=report.unused,
+        rows=before.rows if "head" not in cfg.parts else (),
+        new=tuple(name for name in before.new if name not in names),
+    )
+
+
+def _why_nothing(segmenter: Segmenter, part: Role, found: Mapping[str, Tensor]) -> str:
+    own = {name: tensor for name, tensor in segmenter.state_dict().items() if segmenter.role(name) == part}
+    for name, tensor in own.items():
+        theirs = found.get(name, found.get(name.removeprefix("net.")))
+        if theirs is not None and theirs.shape != tensor.shape:
+            shapes = f"{name} is {[*theirs.shape]} there and {[*tensor.shape]} here"
+            return f"nothing of it fits this network's {part}: {shapes}"
+    return f"nothing of it is for this network's {part} ({_first(tuple(own))})"
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -212,14 +288,17 @@ def _encoder_names(segmenter: Segmenter) -> tuple[str, ...]:
     )
 
 
-def _missing(segmenter: Segmenter, loaded: Collection[str]) -> tuple[str, ...]:
+def _missing(segmenter: Segmenter, loaded: Collection[str], wanted: Collection[Role]) -> tuple[str, ...]:
     """What the file could have held: tensors of the encoder, and of every other part of which it held something."""
     parts = {segmenter.role(name) for name in loaded}
     encoder = _encoder_names(segmenter)
     return tuple(
         name
         for name, tensor in segmenter.state_dict().items()
-        if name not in loaded and tensor.is_floating_point() and (name in encoder or segmenter.role(name) in parts)
+        if name not in loaded
+        and tensor.is_floating_point()
+        and segmenter.role(name) in wanted
+        and (name in encoder or segmenter.role(name) in parts)
     )
 
 
@@ -231,7 +310,7 @@ def _check_enough(segmenter: Segmenter, report: LoadReport, advice: str) -> None
         part = "encoder" if segmenter.has_encoder else "network"
         raise InputError(
             f"{report}. The {part} got {len(got)} of its {len(encoder)} tensors (missing: {missing}; "
-            f"unused: {_first(report.unused)}); {advice}, or model.weights=none"
+            f"unused: {_first(report.unused)}); {advice}"
         )
 
 

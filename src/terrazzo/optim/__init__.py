@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field
 from torch import nn
 
 from terrazzo.base import Epochs, InputError, to_steps
-from terrazzo.optim.groups import GroupRow, group_table, param_groups
+from terrazzo.optim.groups import Depths, GroupRow, group_table, param_groups
 from terrazzo.optim.optimizers import Adam, AdamW, RmsProp, Role, Sgd
 from terrazzo.optim.schedules import (
     AtEpochs,
@@ -40,6 +40,7 @@ __all__ = [
     "AtSteps",
     "Constant",
     "Cosine",
+    "Depths",
     "Exponential",
     "FlatCos",
     "GroupRow",
@@ -75,9 +76,14 @@ ScheduleConfig = Annotated[
 ]
 
 
-def build_optimizer(model: nn.Module, role: Callable[[str], Role], cfg: OptimConfig) -> torch.optim.Optimizer:
-    """The optimizer of all parameters that require a gradient *now*: freeze and adapt before, replace nothing after."""
-    groups = param_groups(model, role, cfg)
+def build_optimizer(
+    model: nn.Module, role: Callable[[str], Role], cfg: OptimConfig, depths: Depths | None = None
+) -> torch.optim.Optimizer:
+    """The optimizer of all parameters that require a gradient *now*: freeze and adapt before, replace nothing after.
+
+    `depths` are needed for `cfg.layer_decay`.
+    """
+    groups = param_groups(model, role, cfg, depths)
     match cfg:
         case AdamW():
             return torch.optim.AdamW(
@@ -108,6 +114,8 @@ class Schedule:
     """Samples of an epoch."""
     batch: int
     """Samples of an optimizer step."""
+    begins: int = 0
+    """Step of the run that is this schedule's first; `total` counts from there."""
 
     @property
     def warmup(self) -> int:
@@ -127,18 +135,23 @@ class Schedule:
             case _:
                 return ()
 
-    def lr_factor(self, step: int) -> float:
-        """Factor of every learning rate: of the warm-up, from `warmup_factor` at step 0 in equal parts to 1 at step
-        `warmup`, times that of the curve."""
+    def lr_factor(self, step: int, role: Role | None = None) -> float:
+        """Factor of a learning rate: of the warm-up, from `warmup_factor` at step 0 in equal parts to 1 at step
+        `warmup` (of this role, if it has a warm-up of its own), times that of the curve."""
+        step -= self.begins
         curve = self._curve(step)
-        if isinstance(self.cfg, OneCycle | FlatCos) or step >= self.warmup:
+        if isinstance(self.cfg, OneCycle | FlatCos):
             return curve
-        return (self.cfg.warmup_factor + (1 - self.cfg.warmup_factor) * step / self.warmup) * curve
+        own = self.cfg.warmups.get(role) if role is not None else None
+        warmup = self.warmup if own is None else to_steps(own, self.samples, self.batch)
+        if step >= warmup:
+            return curve
+        return (self.cfg.warmup_factor + (1 - self.cfg.warmup_factor) * step / warmup) * curve
 
     def momentum(self, step: int) -> float | None:
         """Momentum of every group; None leaves the optimizer's own."""
         if isinstance(self.cfg, OneCycle | FlatCos) and self.cfg.momenta is not None:
-            return two_cosines(self._progress(step), self.cfg.pct_start, *self.cfg.momenta)
+            return two_cosines(self._progress(step - self.begins), self.cfg.pct_start, *self.cfg.momenta)
         return None
 
     def remarks(self) -> list[str]:
@@ -188,16 +201,19 @@ class Schedule:
         return step * self.batch // self.samples
 
 
-def set_rates(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> None:
-    """Set every group's learning rate to its own base times the schedule's factor, and its momentum if that is
-    scheduled: beta1 for Adam and AdamW."""
-    factor, momentum = schedule.lr_factor(step), schedule.momentum(step)
+def set_rates(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int, lr: float | None = None) -> None:
+    """Set every group's learning rate to its own base (or to `lr`, the same for all) times the schedule's factor, and
+    its momentum: the schedule's, else the optimizer's own, which an earlier stage may have moved; beta1 for Adam and
+    AdamW."""
+    momentum = schedule.momentum(step)
     for group in optimizer.param_groups:
-        group["lr"] = group["base_lr"] * factor
-        if momentum is not None and "betas" in group:
-            group["betas"] = (momentum, group["betas"][1])
-        elif momentum is not None:
-            group["momentum"] = momentum
+        factor = schedule.lr_factor(step, group.get("role"))
+        group["lr"] = (group["base_lr"] if lr is None else lr) * factor
+        if "betas" in group:
+            first, second = optimizer.defaults["betas"]
+            group["betas"] = (first if momentum is None else momentum, second)
+        elif "momentum" in group:
+            group["momentum"] = optimizer.defaults["momentum"] if momentum is None else momentum
 
 
 def check_momentum(optim: OptimConfig, schedule: ScheduleConfig) -> None:

@@ -21,6 +21,9 @@ class OptimOptions(Config):
     """Multiple of a weight that is added to its gradient."""
     lr_factors: dict[Role, NonNegativeFloat] = Field(default_factory=dict)
     """Learning rate of "encoder", "decoder" or "head" as a multiple of `lr`; 1 for a role not named."""
+    layer_decay: float | None = Field(None, gt=0, le=1)
+    """Of the encoder, each block learns at this share of the rate of the block behind it (0.65 to 0.9 are usual for
+    transformers, Clark et al. 2020), the stem slowest; null: all alike."""
     decay_norms: bool = False
     """Decay norms, biases and other parameters of one dimension too."""
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from terrazzo.base import Config, Duration, InputError
-from terrazzo.optim.optimizers import Share
+from terrazzo.optim.optimizers import Role, Share
 
 WARMUP_FACTOR = 0.1
 
@@ -22,10 +22,12 @@ class ScheduleOptions(Config):
     """Raise the learning rate linearly over the first steps: {steps: 500} or {epochs: 1}; null for none."""
     warmup_factor: float = Field(WARMUP_FACTOR, ge=0, le=1)
     """Share of the learning rate at step 0 of the warm-up."""
+    warmups: dict[Role, Duration] = Field(default_factory=dict)
+    """Length of the warm-up of "encoder", "decoder" or "head", where it is another than `warmup`."""
 
     @model_validator(mode="after")
     def _warmup_is_on(self) -> "ScheduleOptions":
-        if self.warmup is None and self.warmup_factor != WARMUP_FACTOR:
+        if self.warmup is None and not self.warmups and self.warmup_factor != WARMUP_FACTOR:
             raise InputError(
                 f"schedule: warmup_factor={self.warmup_factor} changes nothing without a warm-up; "
                 "give warmup: {steps: 500} too"

@@ -1,0 +1,93 @@
+"""Changes of a layer's weight that are computed anew in every step and can be folded into it for good.
+
+They are parametrizations (torch.nn.utils.parametrize): the layer itself stays in its place and runs its own operation,
+so stride, dilation, groups, padding mode and eps are what they were, and code that reads `layer.weight` (as
+nn.MultiheadAttention does) sees the changed weight.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from terrazzo.base import InputError
+from terrazzo.models import Segmenter
+
+
+class Change(nn.Module):
+    """Base of the changes, weight -> changed weight of the same shape."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Place(NamedTuple):
+    """The parameters of a layer that a change is about, by name."""
+
+    weight: str
+    bias: str
+
+
+def place_of(layer: nn.Module) -> Place:
+    """Attention keeps the weights of query, key and value in one tensor of its own."""
+    fused = isinstance(layer, nn.MultiheadAttention)
+    return Place("in_proj_weight", "in_proj_bias") if fused else Place("weight", "bias")
+
+
+def is_matrix(layer: nn.Module) -> bool:
+    """Linear layers, convolutions of any dilation and groups, and attention whose query, key and value are one."""
+    if isinstance(layer, nn.MultiheadAttention):
+        return layer.in_proj_weight is not None
+    return isinstance(layer, nn.Linear | nn.Conv2d)
+
+
+def is_norm(layer: nn.Module) -> bool:
+    """Norms with a weight of their own."""
+    known = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+    return isinstance(layer, known) and layer.weight is not None
+
+
+def change(layer: nn.Module, name: str, by: Change) -> None:
+    """From now on the parameter `name` of the layer is `by(parameter)`; the parameter itself is frozen."""
+    parameter = getattr(layer, name)
+    by.to(parameter.device)
+    parametrize.register_parametrization(layer, name, by)
+    kept_in(layer)[name].original.requires_grad_(False)
+
+
+def kept_in(layer: nn.Module) -> dict[str, parametrize.ParametrizationList]:
+    """A layer's parametrizations, by the name of the parameter that each is of."""
+    lists = layer.parametrizations if parametrize.is_parametrized(layer) else nn.ModuleDict()
+    return {name: kept for name, kept in lists.items() if isinstance(kept, parametrize.ParametrizationList)}  # type: ignore[union-attr,operator]  # torch's ModuleDict
+
+
+def changed_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Layers that hold a change, by name."""
+    return {
+        name: layer
+        for name, layer in model.named_modules()
+        if any(isinstance(part, Change) for kept in kept_in(layer).values() for part in kept)
+    }
+
+
+def fold(segmenter: Segmenter) -> list[str]:
+    """Write every change into the weight it is of; the network has its first shape and names again.
+
+    Returns the names of the layers.
+
+    Raises:
+        InputError: a layer has another parametrization (weight norm) beside ours.
+    """
+    layers = changed_layers(segmenter)
+    for name, layer in layers.items():
+        for kept in kept_in(layer).values():
+            if not all(isinstance(part, Change) for part in kept):
+                raise InputError(f"{name} has a parametrization of its own, into which nothing can be folded")
+    for layer in layers.values():
+        values = {parameter: getattr(layer, parameter).detach() for parameter in kept_in(layer)}
+        # Not remove_parametrizations: that takes the parameter off a class which copies of the network (EMA's) share.
+        layer.__class__ = parametrize.type_before_parametrizations(layer)
+        del layer.parametrizations
+        for parameter, value in values.items():
+            layer.register_parameter(parameter, nn.Parameter(value))
+    return list(layers)

@@ -1,0 +1,60 @@
+"""Scaling and shifting of features (Lian et al. 2022): y = gamma * op(x) + beta after operations that are frozen."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from terrazzo.adapt.folded import Change, change, is_matrix, is_norm, place_of
+from terrazzo.adapt.targets import AlsoTrain, Targets, find_targets
+from terrazzo.base import Config
+from terrazzo.models import Segmenter
+
+
+class Ssf(Config):
+    """Scale and shift the output channels of layers (Lian et al. 2022).
+
+    A layer without bias gets no shift: it would need a tensor that the network does not have, and the norm that
+    usually follows has a shift of its own. So a folded network has just the tensors of the base.
+    """
+
+    kind: Literal["ssf"] = "ssf"
+    targets: Targets = "auto"
+    """Layers that are scaled: auto (the encoder's linear layers, convolutions and norms), names, or {regex: ...}."""
+    also_train: AlsoTrain = "decoder"
+    """What trains beside: the classifier, the decoder with it, or none."""
+
+
+class Scale(Change):
+    """weight * gamma, a factor for every output channel, which is a weight's first axis."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(channels))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * self.gamma.view(-1, *(1 for _ in weight.shape[1:]))
+
+
+class Shift(Change):
+    """bias * gamma + beta."""
+
+    def __init__(self, scale: Scale):
+        super().__init__()
+        self.beta = nn.Parameter(torch.zeros_like(scale.gamma))
+        self.of = (scale,)  # in a tuple, so that gamma is not registered, and saved, a second time
+
+    def forward(self, bias: Tensor) -> Tensor:
+        return bias * self.of[0].gamma + self.beta
+
+
+def ssf(segmenter: Segmenter, cfg: Ssf) -> list[str]:
+    """Add the scales and shifts; names of the layers."""
+    layers = find_targets(segmenter, cfg.targets, lambda layer: is_matrix(layer) or is_norm(layer))
+    for layer in layers.values():
+        weight, bias = place_of(layer)
+        scale = Scale(getattr(layer, weight).shape[0])
+        change(layer, weight, scale)
+        if getattr(layer, bias, None) is not None:
+            change(layer, bias, Shift(scale))
+    return list(layers)
