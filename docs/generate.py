@@ -42,6 +42,11 @@ def models_in(annotation: Any) -> list[type[BaseModel]]:
     return [model for arg in get_args(annotation) for model in models_in(arg)]
 
 
+def keys(model: type[BaseModel]) -> list[str]:
+    """As a recipe writes them: `from`, though Python's attribute is `from_`."""
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
 def table(model: type[BaseModel], where: str) -> str:
     kind = model.model_fields.get("kind")
     title = f"`{where}`" if where else "The whole recipe"
@@ -59,7 +64,9 @@ def table(model: type[BaseModel], where: str) -> str:
         if name == "kind":
             continue
         meaning = " ".join((field.description or "").split()).replace("|", "\\|")
-        lines.append(f"| `{name}` | {shown_type(field.annotation)} | {shown_default(field)} | {meaning} |")
+        lines.append(
+            f"| `{field.alias or name}` | {shown_type(field.annotation)} | {shown_default(field)} | {meaning} |"
+        )
     return "\n".join(line for line in lines if line) + "\n"
 
 
@@ -110,7 +117,7 @@ def shown_type(annotation: Any) -> str:
         return f"{shown_type(args[0])} to {shown_type(args[1])}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         kind = annotation.model_fields.get("kind")
-        return f"`{kind.default}`" if kind else "{" + ", ".join(annotation.model_fields) + "}"
+        return f"`{kind.default}`" if kind else "{" + ", ".join(keys(annotation)) + "}"
     names = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path", type(None): "null"}
     return names.get(annotation, getattr(annotation, "__name__", str(annotation)))
 

@@ -8,11 +8,12 @@ config itself.
 from typing import Any
 
 from settings_base import Case
+from settings_cases_adapt import ADAPT
 from settings_cases_data import DATA
 from settings_cases_models import MODEL
 from settings_cases_training import TRAINING
 
-CASES: dict[str, Case] = TRAINING | DATA | MODEL
+CASES: dict[str, Case] = TRAINING | ADAPT | DATA | MODEL
 
 REFUSED: dict[str, tuple[Any, str]] = {
     "data.own.root": ("elsewhere", "data.root .*change nothing"),

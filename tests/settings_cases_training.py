@@ -24,6 +24,7 @@ from settings_seen import (
     run_folders,
     scored,
     shown,
+    slowed,
     told,
     torch_threads,
     training_convolutions,
@@ -45,6 +46,10 @@ RISING: dict[str, Any] = {
 
 RUN = {
     "out": case(run_folders, "runs/one", "runs/two"),
+    "init.from": case(weights, "init_1.safetensors", "init_2.safetensors", model=SEGFORMER),
+    "init.parts": case(
+        weights, ["encoder"], ["encoder", "head"], ["head"], init={"from": "init_1.safetensors"}, model=SEGFORMER
+    ),
     "auxiliary_weight": case(weights, 0, 0.4, model={"deep_supervision": True}),
     "length.steps": case(lines_with("train/loss"), 1, 2, log_every=STEP),
     "length.epochs": case(lines_with("train/loss"), 0.5, 1, log_every=STEP),
@@ -204,6 +209,7 @@ OPTIM = {
             ("weight_decay", (0, 0.01)),
         )
     },
+    **{f"optim.{kind}.layer_decay": case(slowed, None, 0.5, 0.8, model=SEGFORMER) for kind in OPTIMIZERS},
     **{f"optim.{kind}.decay_norms": case(updated, False, True, optim={"weight_decay": 0.01}) for kind in OPTIMIZERS},
     **{
         f"optim.{kind}.{leaf}": case(fused if leaf == "fused" else updated, *values)
@@ -263,6 +269,7 @@ SCHEDULE = {
             ("warmup.steps", (2, 4), False),
             ("warmup.epochs", (1, 2), False),
             ("warmup_factor", (0.1, 0.5), True),
+            ("warmups", ({}, {"encoder": {"steps": 2}}, {"encoder": {"steps": 5}}), False),
         )
     },
     **{f"schedule.{leaf}": case(rates, *values, length={"steps": 8}) for leaf, values in TIMES.items()},

@@ -31,7 +31,8 @@ from terrazzo.engine.state import read_state
 from terrazzo.engine.world import World
 from terrazzo.losses import build_loss, count
 from terrazzo.models import Segmenter, build_model
-from terrazzo.optim import build_optimizer
+from terrazzo.models.blocks import parameter_depths
+from terrazzo.optim import Depths, Schedule, build_optimizer
 from terrazzo.output import Output, Queries
 from terrazzo.track.jsonl import read_lines
 
@@ -328,7 +329,30 @@ def fused(cfg: RunConfig) -> bool:
     return bool(build_optimizer(network, network.role, cfg.optim).param_groups[0]["fused"])
 
 
-def rates(cfg: RunConfig) -> list[tuple[float, float | None]]:
-    """Factors of the learning rate, and momenta, in a run over 4 samples."""
-    schedule = Lengths.of(cfg, 4).schedule
-    return [(schedule.lr_factor(step), schedule.momentum(step)) for step in range(schedule.total)]
+def rates(cfg: RunConfig) -> Any:
+    """Factors of the learning rate, of the encoder's too, and momenta, in a run over 4 samples."""
+    return curve(Lengths.of(cfg, 4).schedule)
+
+
+def first_rates(cfg: RunConfig) -> Any:
+    """The same of the first stage of a staged run."""
+    schedule = Lengths.of(cfg, 4).frozen
+    assert schedule is not None
+    return curve(schedule)
+
+
+def curve(schedule: Schedule) -> list[tuple[float | None, ...]]:
+    steps = range(schedule.total)
+    return [(schedule.lr_factor(at), schedule.lr_factor(at, "encoder"), schedule.momentum(at)) for at in steps]
+
+
+def boundary(cfg: RunConfig) -> int | None:
+    """The first step of a staged run's second stage."""
+    return next((step for step in range(99) if not Lengths.of(cfg, 4).in_first_stage(step)), None)
+
+
+def slowed(cfg: RunConfig) -> list[tuple[str, float]]:
+    """Groups and their learning rates."""
+    network = built(cfg)
+    groups = build_optimizer(network, network.role, cfg.optim, Depths(*parameter_depths(network))).param_groups
+    return [(group["name"], group["base_lr"]) for group in groups]

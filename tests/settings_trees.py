@@ -12,7 +12,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from settings_base import BASE, HUGGINGFACE, MODELS
+from settings_base import BASE, HUGGINGFACE, MODELS, SEGFORMER
 from settings_own import SIZE
 from settings_seen import built
 from terrazzo.config import config_of
@@ -42,6 +42,7 @@ def write_trees() -> None:
         network = built(config_of(BASE | {"model": model}), seed=7)
         save_file(network.state_dict(), f"{model['kind']}.safetensors")
     for seed in (1, 2):
+        save_file(built(config_of(BASE | {"model": SEGFORMER}), seed=seed).state_dict(), f"init_{seed}.safetensors")
         network = built(config_of(BASE | {"model": HUGGINGFACE}), seed=seed)
         network.net.model.save_pretrained(f"huggingface_{seed}")
 

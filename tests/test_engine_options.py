@@ -379,19 +379,20 @@ def double(*args, **kwargs):
     return model.double(), report
 start.build_model = double
 from pathlib import Path
-changes = dict(length=dict(steps=10), validate_every=dict(steps=10), save_every=dict(steps=10))
+changes = dict(length=dict(steps=10), validate_every=dict(steps=10), save_every=dict(steps=10), adapt={adapt!r})
 terrazzo.train(recipe(Path({out!r}), **changes), train_set=Noise(12, 0), val_set=Noise(5, 1))
 """
 
 
-def test_two_ranks_are_one_to_1e_10(tmp_path: Path) -> None:
+@pytest.mark.parametrize("adapt", [{"kind": "full"}, {"kind": "staged", "frozen": {"steps": 4}}])
+def test_two_ranks_are_one_to_1e_10(adapt: dict[str, Any], tmp_path: Path) -> None:
     """float64, no BatchNorm, no dropout, 10 AdamW steps: the loss is divided by the global count of counted pixels."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     for out, size in (("one", 1), ("two", 2)):
         env = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(size)}
-        code = DDP.format(tests=str(Path(__file__).parent), out=str(tmp_path / out))
+        code = DDP.format(tests=str(Path(__file__).parent), out=str(tmp_path / out), adapt=adapt)
         ranks = [
             subprocess.Popen(
                 [sys.executable, "-c", code],

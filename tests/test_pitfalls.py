@@ -62,6 +62,13 @@ INDEX = {
     # Training
     "scheduler stepped twice": "test_optim_workflows.py::test_w4_exponential_per_epoch_is_taken_once",
     "parameters replaced": "test_pitfalls.py::test_pitfall_parameters_replaced_after_the_optimiser_took_them",
+    "PEFT injected before the base weights load": "adapt/test_adapt_resume.py::test_pitfall_base_weights_come_first",
+    "wrapped layers": "adapt/test_adapt.py::test_pitfall_wrapped_layers_lose_dilation_padding_mode_groups_or_eps",
+    "scale axis guessed": "adapt/test_adapt.py::test_pitfall_the_scale_axis_is_guessed_from_the_shape",
+    "grouped convs skipped": "adapt/test_adapt.py::test_pitfall_grouped_convolutions_are_skipped_and_left_trainable",
+    "BN moving in a frozen encoder": "adapt/test_adapt.py::test_pitfall_batchnorm_moves_in_a_frozen_encoder",
+    "merge on CUDA only": "adapt/test_export_adapted.py::test_folding_is_exact_enough_behind_batchnorm_and_groups_too",
+    "a failed merge swallowed": "adapt/test_export_adapted.py::test_a_merge_that_changes_answers_is_refused",
     "accumulation that is a no-op": "test_engine_options.py::test_parts_of_a_batch_have_the_gradient_of_the_whole",
     '"last" not saved': "test_pitfalls.py::test_pitfall_last_not_saved",
     '"best" never saved at score 0': "test_resume.py::test_the_first_validation_is_the_best_even_at_0",
@@ -79,7 +86,7 @@ INDEX = {
     "checkpoint without class names and palette": "test_cli.py::test_a_bundle_stands_alone",
     "pickles that run code on load": "models/test_weights.py::test_pickled_code_is_refused_and_not_run",
 }
-"""Pitfall -> the test that would fail if we made the mistake. Those of adaptation come with adaptation."""
+"""Pitfall -> the test that would fail if we made the mistake."""
 
 
 @pytest.mark.parametrize("pitfall", INDEX)

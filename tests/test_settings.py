@@ -29,7 +29,8 @@ class Leaf(NamedTuple):
 def leaves(model: type[Config], put: Callable[[Tree], Tree] = dict, path: tuple[str, ...] = ()) -> Iterator[Leaf]:
     """All settings below a section; `put` makes a whole recipe of the section alone."""
     tag = {"kind": kind} if (kind := kind_of(model)) else {}
-    for key, field in model.model_fields.items():
+    for attribute, field in model.model_fields.items():
+        key = field.alias or attribute
         if key == "kind":
             continue
         at, place = (*path, key), Placed(put, tag, key)

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from terrazzo.adapt import adapt
 from terrazzo.base import Classes, InputError, Normalization
 from terrazzo.description import (
     CONFIG_FILE,
@@ -87,9 +88,11 @@ def load_bundle(folder: Path, *, network: nn.Module | None = None) -> tuple[Segm
 
 
 def _untrained(config: BundleConfig, network: nn.Module | None) -> Segmenter:
-    """The network that a description is of, with random numbers."""
+    """The network that a description is of, with random numbers, and with what a method of adaptation added."""
     wanted = with_normalization(config.model, config.normalization)
-    return build_model(wanted, len(config.classes.names), config.channels, own=network, pretrained=False)[0]
+    model, _ = build_model(wanted, len(config.classes.names), config.channels, own=network, pretrained=False)
+    adapt(model, config.adapt)
+    return model
 
 
 @dataclass(frozen=True)

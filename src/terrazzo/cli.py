@@ -10,6 +10,7 @@ import typer
 from terrazzo import __version__
 from terrazzo.cli_convert import app as convert_app
 from terrazzo.cli_data import app as data_app
+from terrazzo.cli_find import app as find_app
 from terrazzo.cli_models import app as models_app
 from terrazzo.terminal import print_match, print_scores, print_table, progress_bar, say
 
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(find_app)
 app.add_typer(models_app, name="models")
 app.add_typer(data_app, name="data")
 app.add_typer(convert_app, name="convert")
@@ -146,20 +148,42 @@ def predict(
 @app.command()
 def export(
     source: Source,
-    out: Annotated[Path, typer.Option(help="File to write: .safetensors, .pth, .pt or .bin.")],
+    out: Annotated[Path, typer.Option(help="File to write: .safetensors, .pth, .pt, .bin, or .pt2 for a program.")],
     format: Annotated[
-        Literal["state_dict", "safetensors"] | None, typer.Option(help="Default: what the file's ending means.")
+        Literal["state_dict", "safetensors", "adapter", "program"] | None,
+        typer.Option(help="Default: what the file's ending means. adapter: only what an adapted run learned."),
+    ] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Fold what SSF or LoRA learned into the weights.")] = False,
+    names: Annotated[
+        Literal["nyuntam"] | None, typer.Option(help="Fill the folder --out with files of the names of that tool.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="SIDE|HxW", help="Of a program's images; default: that of the recipe.")
     ] = None,
     checkpoint: Annotated[
         Literal["last", "best_miou", "best_loss"] | None, typer.Option(help="Of a run folder.")
     ] = None,
     model: Which = None,
 ) -> None:
-    """Write a model's weights alone, in the network's own names, and their description beside them."""
+    """Write a model's weights alone, in the network's own names, and their description; or a program, or an adapter."""
+    from terrazzo.commands.cost import size_of
     from terrazzo.commands.export import export as run_export
 
-    weights, beside = run_export(source, out, format=format, checkpoint=checkpoint, model=model)
-    say(f"weights in {weights}; classes, normalisation and the network's description in {beside}")
+    written = run_export(
+        source,
+        out,
+        format=format,
+        merge=merge,
+        names=names,
+        size=None if size is None else size_of(size),
+        checkpoint=checkpoint,
+        model=model,
+    )
+    for path in written:
+        what = ": classes, normalisation and the network's description" if path.suffix == ".json" else ""
+        say(f"written: {path}{what}")
+    if names == "nyuntam":
+        say("merged_model.pth is a state dict too, not a pickled module: load it into the network that its .json names")
 
 
 @app.command()

@@ -36,3 +36,24 @@ def mmseg(
         f"{len(converted.skipped)} statements that were not read stand at its head"
     )
     say(f"next: terrazzo data check {out}, then terrazzo train {out}")
+
+
+@app.command()
+def nyuntam(
+    recipe: Annotated[Path, typer.Argument(metavar="FILE", help="A flat recipe of Nyuntam's adapt, YAML or JSON.")],
+    out: Annotated[Path | None, typer.Option(help="Write the recipe to this file; default: print it.")] = None,
+) -> None:
+    """Make a recipe of a flat Nyuntam recipe, and say what became of every key.
+
+    The recipe does what the keys say; where the old tool did something else, the report tells it.
+    """
+    from terrazzo.commands.convert import convert_flat
+
+    imported = convert_flat(recipe, out)
+    if out is None:
+        print(imported.yaml, end="")
+        return
+    for line in imported.report:
+        say(line)
+    say(f"written to {out}, with these {len(imported.report)} lines at its head")
+    say(f"next: terrazzo data check {out}, then terrazzo train {out}")

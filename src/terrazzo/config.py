@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
+from terrazzo.adapt import AdaptConfig, Full, Staged
 from terrazzo.base import Config, Duration, Epochs, InputError, Steps
 from terrazzo.data import DataConfig
 from terrazzo.data.augment import AugmentConfig
@@ -21,6 +22,7 @@ from terrazzo.infer.answer import InferenceConfig
 from terrazzo.losses import CrossEntropy, LossConfig, MaskClassification
 from terrazzo.metrics import Absent, Protocol
 from terrazzo.models import ModelConfig, has_auxiliary_heads, has_queries
+from terrazzo.models.weights import InitConfig
 from terrazzo.optim import AdamW, Constant, OptimConfig, ScheduleConfig, check_momentum
 
 RECIPES = files("terrazzo") / "recipes"
@@ -59,6 +61,8 @@ class RunConfig(Config):
     """Where images and labels come from."""
     model: ModelConfig
     """The network."""
+    init: InitConfig | None = None
+    """Parts that a new run takes from another run or a file, over what model.weights says; null: none."""
     augment: AugmentConfig = AugmentConfig()
     """What training images go through."""
     sampling: SamplingConfig = Uniform()
@@ -69,6 +73,8 @@ class RunConfig(Config):
     """Summed with their weights."""
     auxiliary_weight: NonNegativeFloat = 0.4
     """Weight of the same losses on each auxiliary head of the network, if it has any."""
+    adapt: AdaptConfig = Full()
+    """What of the network learns, and what is added to it to learn instead."""
     optim: OptimConfig = AdamW()
     """The optimiser."""
     schedule: ScheduleConfig = Constant()
@@ -103,6 +109,8 @@ class RunConfig(Config):
     @model_validator(mode="after")
     def _known_combinations(self) -> Self:
         check_momentum(self.optim, self.schedule)
+        if isinstance(self.adapt, Staged):
+            check_momentum(self.optim, self.adapt.schedule)
         if self.data.kind == "own" and self.data.remap:
             raise ValueError("data.remap works on label files; a dataset passed from Python maps its own classes")
         if self.sampling.kind == "foreground" and self.augment.crop is None:
@@ -319,7 +327,7 @@ def _keys_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> set[str]:
 
 def _fields(level: list[Any]) -> dict[Any, Any]:
     models = [t for t in level if isinstance(t, type) and issubclass(t, BaseModel)]
-    return {key: field.annotation for model in models for key, field in model.model_fields.items()}
+    return {field.alias or key: field.annotation for model in models for key, field in model.model_fields.items()}
 
 
 def _tagged(level: list[Any], tag: int | str) -> list[Any]:

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import ValidationError
 
 from terrazzo import __version__
+from terrazzo.adapt import AdaptConfig, Full
 from terrazzo.base import Classes, Color, Config, InputError, Normalization
 from terrazzo.data.augment import Exact, Fit, Keep, ResizeConfig, ShortSide
 from terrazzo.engine.state import MODEL_FILE
@@ -43,6 +44,8 @@ class BundleConfig(Config):
 
     format: Literal["terrazzo-bundle-1"] = "terrazzo-bundle-1"
     model: ModelConfig
+    adapt: AdaptConfig = Full()
+    """What was added to the network, if its weights have not been folded."""
     channels: int = 3
     """Of the image."""
     classes: BundleClasses

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from terrazzo.commands.check import Checked
+    from terrazzo.commands.find_batch import Tried
+    from terrazzo.commands.find_lr import RateTest
 
 
 @contextmanager
@@ -130,6 +132,38 @@ def print_costs(rows: Sequence[dict[str, Any]]) -> None:
         f"in prediction, and what training keeps for the backward pass.{time}",
         highlight=False,
     )
+
+
+def print_rates(found: "RateTest") -> None:
+    """A dozen of the learning rates that were tried, and what to make of them."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("learning rate", "loss", "running mean", box=None)
+    count = len(found.rates)
+    for at in sorted({round(part * (count - 1) / 11) for part in range(12)}):
+        table.add_row(f"{found.rates[at]:.3g}", f"{found.losses[at]:.4f}", f"{found.smooth[at]:.4f}")
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(table)
+    console.print(f"steepest fall: optim.lr={found.steepest:.2g}", markup=False)
+    console.print(f"a tenth of where the loss is least: optim.lr={found.least / 10:.2g}", markup=False)
+
+
+def print_batches(found: "Sequence[Tried]") -> None:
+    """Batch sizes that were tried, and the greatest that fits."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(soft_wrap=True, highlight=False)
+    table = Table("batch", "fits", "images/s", "peak MiB", "why not", box=None)
+    for tried in found:
+        peak = "-" if tried.peak is None else f"{tried.peak / 2**20:.0f}"
+        speed = f"{tried.images_per_second:.2f}" if tried.fits else "-"
+        table.add_row(str(tried.batch), "yes" if tried.fits else "no", speed, peak, tried.reason)
+    console.print(table)
+    fitting = [tried for tried in found if tried.fits]
+    fastest = max(fitting, key=lambda tried: tried.images_per_second)
+    console.print(f"greatest that fits: batch={fitting[-1].batch}; most images a second: batch={fastest.batch}")
 
 
 def print_verdicts(checked: "Checked", recipe: str) -> None:

@@ -13,17 +13,16 @@ from torch import Tensor, nn
 
 from terrazzo.base import Dataset, InputError
 from terrazzo.commands.start import Job, Lengths, build_loss_of, build_sets, build_state, feed_from, own_sets
-from terrazzo.commands.train import NONFINITE
+from terrazzo.commands.train import NONFINITE, step_of
 from terrazzo.config import load_config
 from terrazzo.data.loader import Batch, seed_of
 from terrazzo.engine.rundir import RunDir
 from terrazzo.engine.state import TrainState
-from terrazzo.engine.step import autocast, make_step
+from terrazzo.engine.step import autocast
 from terrazzo.engine.world import World
 from terrazzo.files import replacing
 from terrazzo.infer import draw
 from terrazzo.losses import count
-from terrazzo.optim import set_rates
 
 
 @dataclass
@@ -74,13 +73,15 @@ def replay(
     if state.step >= step:
         raise InputError(f"{folder}: the last checkpoint is of step {state.step}; only later steps can be replayed")
     loss_fn = build_loss_of(job)
-    step_fn = make_step(state.model, loss_fn, state.optimizer, cfg.step, job.world, state.scaler)
+    step_fn = step_of(job, state, loss_fn)
     state.model.train()
     with closing(feed_from(job, state.step)) as feed:
         while True:
             batch = next(feed)
             torch.manual_seed(seed_of(cfg.seed, 2, state.step, job.world.rank))
-            set_rates(state.optimizer, job.lengths.schedule, state.step)
+            if job.lengths.frozen is not None and state.step == job.lengths.frozen.total:
+                step_fn = step_of(job, state, loss_fn)
+            job.lengths.set_rates(state.optimizer, state.step)
             if state.step + 1 == step:
                 break
             result = step_fn(batch.images.to(job.world.device), batch.masks.to(job.world.device))

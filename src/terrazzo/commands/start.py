@@ -5,6 +5,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import torch
@@ -15,6 +16,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from terrazzo import __version__
+from terrazzo.adapt import Adapted, Full, Staged, adapt
+from terrazzo.adapters import BASE_FILE, base_of
 from terrazzo.base import Dataset, InputError, Split, to_steps
 from terrazzo.commands.evaluate import check_same_classes, default_split
 from terrazzo.config import RunConfig, config_of, dump_yaml
@@ -31,7 +34,9 @@ from terrazzo.engine.step import make_scaler
 from terrazzo.engine.world import World
 from terrazzo.losses import Loss, build_loss, class_frequencies, needs_frequencies
 from terrazzo.models import LoadReport, build_model
-from terrazzo.optim import GroupRow, Schedule, build_optimizer, group_table
+from terrazzo.models.blocks import parameter_depths
+from terrazzo.optim import Depths, GroupRow, Schedule, build_optimizer, group_table, set_rates
+from terrazzo.sources import start_from
 from terrazzo.track.jsonl import Jsonl
 
 CLASS_INDEX = "class_index.npz"
@@ -58,12 +63,38 @@ class Lengths:
     validate: int
     save: int
     schedule: Schedule
+    """Of the run; of a staged one, of its second stage."""
+    frozen: Schedule | None = None
+    """Of the first stage of a staged run."""
+    frozen_lr: float | None = None
 
     @classmethod
     def of(cls, cfg: RunConfig, samples: int) -> "Lengths":
+        """Raises InputError if a staged run's first stage leaves nothing for the second."""
         durations = (cfg.length, cfg.log_every, cfg.validate_every, cfg.save_every)
         total, log, validate, save = (to_steps(duration, samples, cfg.batch) for duration in durations)
-        return cls(total, log, validate, save, Schedule(cfg.schedule, total, samples, cfg.batch))
+        if not isinstance(cfg.adapt, Staged):
+            return cls(total, log, validate, save, Schedule(cfg.schedule, total, samples, cfg.batch))
+        first = to_steps(cfg.adapt.frozen, samples, cfg.batch)
+        if first >= total:
+            raise InputError(
+                f"adapt.frozen is {first} steps and the run's length {total}: nothing is left for the second stage; "
+                "give a greater length, which counts both, or adapt: {kind: frozen}"
+            )
+        second = Schedule(cfg.schedule, total - first, samples, cfg.batch, begins=first)
+        frozen = Schedule(cfg.adapt.schedule, first, samples, cfg.batch)
+        return cls(total, log, validate, save, second, frozen, cfg.adapt.lr)
+
+    def in_first_stage(self, step: int) -> bool:
+        """Whether step number `step` (from 0) is one with a frozen encoder, of a staged run."""
+        return self.frozen is not None and step < self.frozen.total
+
+    def set_rates(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Learning rates and momenta of a step."""
+        if self.frozen is not None and step < self.frozen.total:
+            set_rates(optimizer, self.frozen, step, self.frozen_lr)
+        else:
+            set_rates(optimizer, self.schedule, step)
 
 
 @dataclass(frozen=True)
@@ -154,8 +185,16 @@ def group_lines(rows: list[GroupRow]) -> str:
     return "\n".join([*lines, f"{'total':<22}{sum(r.tensors for r in rows):>8}{sum(r.params for r in rows):>12,}"])
 
 
-def build_state(job: Job, last: Path | None, own: nn.Module | None) -> tuple[TrainState, LoadReport | None]:
-    """Model, optimizer and counters, new or as the checkpoint `last` holds them; and what became of given weights.
+class Built(NamedTuple):
+    """How a run's network came about."""
+
+    weights: LoadReport | None
+    """None if no weights were asked for."""
+    adapted: Adapted
+
+
+def build_state(job: Job, last: Path | None, own: nn.Module | None) -> tuple[TrainState, Built]:
+    """Model, optimizer and counters, new or as the checkpoint `last` holds them; and how the network came about.
 
     Raises:
         InputError: the recipe's parts do not fit each other or the machine.
@@ -167,11 +206,15 @@ def build_state(job: Job, last: Path | None, own: nn.Module | None) -> tuple[Tra
     classes, channels = len(job.sets.train.classes), checked_sample(job.sets.train, 0).image.shape[2]
     names = job.sets.train.classes.names
     model, report = build_model(cfg.model, classes, channels, names=names, own=own, pretrained=last is None)
+    if cfg.init is not None and last is None:
+        report = start_from(model, cfg.init, cfg.model, names, report)
     model = model.to(device)
     if cfg.step.channels_last:
         model = model.to(memory_format=torch.channels_last)
+    adapted = adapt(model, cfg.adapt)
+    depths = Depths(*parameter_depths(model)) if cfg.optim.layer_decay is not None else None
     blocks = recompute_blocks(model) if cfg.step.recompute else []
-    optimizer = build_optimizer(model, model.role, cfg.optim)
+    optimizer = build_optimizer(model, model.role, cfg.optim, depths)
     state = TrainState(
         model,
         optimizer,
@@ -181,17 +224,25 @@ def build_state(job: Job, last: Path | None, own: nn.Module | None) -> tuple[Tra
         torch.zeros(job.world.size, dtype=torch.float64, device="cpu" if device.type == "mps" else device),
         Ema(model, cfg.ema) if cfg.ema else None,
         rank=job.world.rank,
+        learnable=frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad),
     )
     job.say(group_lines(group_table(optimizer.param_groups)))
     if report is not None:
         job.say(str(report))
+    if not isinstance(cfg.adapt, Full):
+        job.say(f"adapt.kind={cfg.adapt.kind}: {adapted}")
+        if report is None and last is None and own is None:
+            job.say(
+                f"adapt.kind={cfg.adapt.kind} freezes weights that are random: none were given (model.weights); "
+                "a network learns little beside them"
+            )
     if remark := parts_matter(model, job.world.size, cfg.step.accumulate):
         job.say(remark)
     if blocks:
         job.say(f"recomputed in the backward pass: {', '.join(blocks)}")
     if last is not None:
         state.restore(last)
-    return state, report
+    return state, Built(report, adapted)
 
 
 def parts_matter(model: nn.Module, ranks: int, accumulate: int) -> str | None:
@@ -263,7 +314,7 @@ def feed_from(job: Job, step: int) -> Generator[Batch, None, None]:
     )
 
 
-def start_folder(job: Job, state: TrainState, report: LoadReport | None) -> None:
+def start_folder(job: Job, state: TrainState, built: Built) -> None:
     """Write what is known before the first step of a new run."""
     run, sets = job.run, job.sets
     for name in ("metrics.jsonl", "metrics.csv", "report.html", "log.txt", CLASS_INDEX):
@@ -271,8 +322,12 @@ def start_folder(job: Job, state: TrainState, report: LoadReport | None) -> None
     run.write("config.yaml", dump_yaml(job.cfg))
     run.write("environment.yaml", yaml.safe_dump(environment(), sort_keys=False))
     run.write("parameters.txt", group_lines(group_table(state.optimizer.param_groups)) + "\n")
-    if report is not None:
-        run.write("weights.txt", f"{report}\n")
+    if built.weights is not None:
+        run.write("weights.txt", f"{built.weights}\n")
+    if not isinstance(job.cfg.adapt, Full):
+        if (base := base_of(state.model, built.weights)) is not None:
+            run.write(BASE_FILE, base.model_dump_json(indent=2) + "\n")
+        run.write("adaptation.txt", "\n".join([str(built.adapted), *built.adapted.layers, ""]))
     for name, split in {"train": sets.train, "val": sets.val, sets.score_split: sets.score}.items():
         run.write(f"splits/{name}.txt", "".join(f"{line}\n" for line in _split_lines(split)))
     run.log(f"terrazzo {__version__} starts: {len(sets.train)} training images, {len(sets.val)} for validation")

@@ -17,6 +17,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from terrazzo import __version__
+from terrazzo.adapt import Staged, added, open_stage
 from terrazzo.base import Dataset, InputError
 from terrazzo.bundle import BundleClasses, BundleConfig, save_bundle
 from terrazzo.commands.check import check_labels
@@ -37,12 +38,12 @@ from terrazzo.config import RunConfig, config_of, dump_yaml, load_config
 from terrazzo.data.loader import seed_of
 from terrazzo.engine.rundir import RunDir
 from terrazzo.engine.state import TrainState
-from terrazzo.engine.step import make_step
+from terrazzo.engine.step import Step, make_step
 from terrazzo.engine.stop import StopFlag
 from terrazzo.engine.world import World
+from terrazzo.losses import Loss
 from terrazzo.metrics import Scores, absent_under
 from terrazzo.models import self_contained
-from terrazzo.optim import set_rates
 from terrazzo.track.console import ConsoleTracker
 from terrazzo.track.jsonl import Jsonl, read_lines, write_csv
 
@@ -113,11 +114,11 @@ def train(
             job.say(remark)
         if aside is not None:
             job.say(f"moved the old run to {aside}")
-        state, report = build_state(job, last, model)
+        state, built = build_state(job, last, model)
         if last is not None:
             go_on(job, state)
         elif world.main:
-            start_folder(job, state, report)
+            start_folder(job, state, built)
         world.barrier()
         over = state.step >= job.lengths.total or state.stopped_early
         stopped_by = None if over else _loop(job, state, stop)
@@ -137,7 +138,7 @@ def _loop(job: Job, state: TrainState, stop: StopFlag) -> int | None:
     cfg, world, run, sets, lengths = job.cfg, job.world, job.run, job.sets, job.lengths
     model, tracker, samples = state.model, Jsonl(run.path / "metrics.jsonl"), len(sets.train)
     loss = build_loss_of(job)
-    step_fn = make_step(model, loss, state.optimizer, cfg.step, world, state.scaler)
+    step_fn = step_of(job, state, loss)
     feed = feed_from(job, state.step)
     recent: list[tuple[int, tuple[str, ...], Tensor]] = []
     model.train()
@@ -146,7 +147,10 @@ def _loop(job: Job, state: TrainState, stop: StopFlag) -> int | None:
             began = time.perf_counter()
             batch = next(feed)
             torch.manual_seed(seed_of(cfg.seed, 2, state.step, world.rank))  # dropout, too, follows from the step
-            set_rates(state.optimizer, lengths.schedule, state.step)
+            if lengths.frozen is not None and state.step == lengths.frozen.total:
+                step_fn = step_of(job, state, loss)
+                job.say(f"step {state.step}: from here on the encoder learns too")
+            lengths.set_rates(state.optimizer, state.step)
             result = step_fn(batch.images.to(world.device), batch.masks.to(world.device))
             state.count(result.loss, result.confusion)
             recent.append((state.step, batch.names, result.loss))
@@ -194,6 +198,14 @@ def _loop(job: Job, state: TrainState, stop: StopFlag) -> int | None:
                     run.log(f"stopped by signal {told} at step {state.step}")
                 return told
     return None
+
+
+def step_of(job: Job, state: TrainState, loss: Loss) -> Step:
+    """The step function of the stage that the run is in; what learns in it is set before ranks compare notes."""
+    if isinstance(job.cfg.adapt, Staged):
+        first = job.lengths.in_first_stage(state.step)
+        open_stage(state.model, job.cfg.adapt, state.learnable, first=first)
+    return make_step(state.model, loss, state.optimizer, job.cfg.step, job.world, state.scaler)
 
 
 def ends_epoch(step: int, batch: int, samples: int) -> bool:
@@ -268,6 +280,7 @@ def _fill_bundle(folder: Path, *, job: Job, state: TrainState, values: dict[str,
     scores = {key: value if math.isfinite(value) else None for key, value in values.items() if key.startswith("val/")}
     config = BundleConfig(
         model=self_contained(job.cfg.model, state.model),  # a user's path means nothing elsewhere
+        adapt=added(job.cfg.adapt),
         channels=state.model.channels,
         classes=BundleClasses.of(job.sets.train.classes),
         normalization=state.model.normalization,

@@ -15,8 +15,8 @@ from terrazzo.convert.mmseg_model import convert_model
 from terrazzo.convert.mmseg_old import is_old, modern
 from terrazzo.convert.mmseg_pipeline import convert_augment, convert_evaluation
 from terrazzo.convert.mmseg_schedule import convert_schedule
+from terrazzo.convert.text import recipe_text
 from terrazzo.published.mmseg_config import read_config
-from terrazzo.published.mmseg_values import one_line
 
 READ = (
     *("model", "train_dataloader", "val_dataloader", "test_dataloader", "optim_wrapper", "param_scheduler"),
@@ -34,7 +34,6 @@ HELPERS = (
     *("train_pipeline", "val_pipeline", "test_pipeline", "gpu_ids", "auto_resume"),
 )
 """Usual names of parts that a config, or one that it builds on, may have replaced."""
-WIDTH = 118
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,7 @@ class Converted:
             head.append(f"About how MMSegmentation runs, and left out: {', '.join(self.inner)}")
         if self.skipped:
             head += ["Not read, since it is no plain data:", *(f"- {each}" for each in self.skipped)]
-        comments = "".join(f"# {line}\n" for each in head for line in _wrapped(one_line(each)))
-        return f"{comments}\n" + "\n".join(_section({key: value}) for key, value in self.tree.items())
+        return recipe_text(head, self.tree)
 
 
 def convert_mmseg(path: Path) -> Converted:
@@ -138,35 +136,3 @@ def _checked(tree: dict[str, Any], path: Path) -> RunConfig:
         return config_of(yaml.safe_load(yaml.safe_dump(tree)), source=str(path))
     except InputError as error:
         raise InputError(f"{path}: what it says makes no recipe:\n{error}") from None
-
-
-def _section(section: dict[str, Any]) -> str:
-    """A section in lines, and what lies deeper in braces."""
-    root = yaml.representer.SafeRepresenter(sort_keys=False).represent_data(section)
-    for _, below in root.value:
-        inner = [each for _, each in below.value] if isinstance(below, yaml.MappingNode) else below.value
-        for each in inner if isinstance(below, yaml.CollectionNode) else ():
-            if isinstance(each, yaml.CollectionNode):
-                _in_braces(each)
-    text: str = yaml.serialize(root, Dumper=yaml.SafeDumper, width=WIDTH, allow_unicode=True)
-    return text
-
-
-def _in_braces(node: yaml.CollectionNode) -> None:
-    node.flow_style = True
-    for each in node.value:
-        for part in each if isinstance(each, tuple) else (each,):
-            if isinstance(part, yaml.CollectionNode):
-                _in_braces(part)
-
-
-def _wrapped(text: str) -> list[str]:
-    """Lines of a comment."""
-    lines, line = [], ""
-    for word in text.split(" "):
-        if line and len(line) + 1 + len(word) > WIDTH - 2:
-            lines.append(line)
-            line = "  " + word
-        else:
-            line = f"{line} {word}" if line else word
-    return [*lines, line]

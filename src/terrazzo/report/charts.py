@@ -56,6 +56,23 @@ def write_curves(path: Path, curves: Sequence[Mapping[str, Any]]) -> None:
         _save(_curves_figure(curves, 1216, 320), path)
 
 
+def write_rate_test(
+    path: Path, rates: Sequence[float], losses: Sequence[float], smooth: Sequence[float], chosen: float
+) -> None:
+    """Losses over the learning rates of a range test as a PNG file; `chosen` is marked."""
+    with chart_style():
+        figure = new_figure(760, 380)
+        axes = figure.subplots()
+        axes.plot(rates, losses, color=COLORS["grid"], label="loss of the step")
+        axes.plot(rates, smooth, color=COLORS["line1"], label="running mean")
+        axes.axvline(chosen, color=COLORS["line2"], linestyle="--", label=f"steepest fall: {chosen:.2g}")
+        axes.set(xscale="log", xlabel="learning rate", ylabel="training loss")
+        top = max(smooth) + 0.2 * (max(smooth) - min(smooth))
+        axes.set_ylim(min(*losses, *smooth), max(top, min(smooth) + 1e-9))
+        axes.legend(frameon=False)
+        _save(figure, path)
+
+
 def write_bars(path: Path, iou: Sequence[float | None], classes: Classes) -> None:
     """The IoU of each class as a bar in a PNG file; None (no such class in the split) has no bar."""
     with chart_style():

@@ -279,8 +279,7 @@ class NMF2D(nn.Module):
 
     def _nearest(self, columns: Tensor) -> Tensor:
         """Columns [B, C, N] to bases [B, C, rank] times coefficients [B, N, rank]; gradients flow through each step."""
-        batch = len(columns)
-        bases = self.bases.to(columns.dtype).expand(batch, -1, -1)
+        bases = self.bases.to(columns.dtype).expand(columns.shape[0], -1, -1)  # len() would fix it in torch.export
         if self.training:
             bases = functional.normalize(torch.rand_like(bases, memory_format=torch.contiguous_format), dim=1)
         rows = columns.transpose(1, 2)

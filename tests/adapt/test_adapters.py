@@ -1,0 +1,134 @@
+"""Adapter files of real, tiny runs: they answer as the run did, on their own base only, and share it in memory."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from adapted_runs import CLASSES, PICTURE, SEGFORMER, adapted_run, base_file, write_data
+from safetensors.torch import load_file, save_file
+
+import terrazzo
+from terrazzo.adapters import Adapters, load_adapter, read_header, write_adapter
+from terrazzo.base import InputError
+from zoo_server import published
+
+METHODS: dict[str, dict[str, Any]] = {
+    "lora": {"kind": "lora", "rank": 2},
+    "dora": {"kind": "lora", "rank": 2, "dora": True, "also_train": "classifier"},
+    "ssf": {"kind": "ssf"},
+    "frozen": {"kind": "frozen"},
+    "adapter": {"kind": "adapter", "width": 3},
+    "bitfit": {"kind": "bitfit"},
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("adapters")
+    write_data(folder)
+    base_file(folder / "base.safetensors", seed=1)
+    base_file(folder / "other.safetensors", seed=2)
+    return folder
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def run(request: pytest.FixtureRequest, home: Path) -> Path:
+    """With a running mean of the weights, whose frozen ones must not move by a bit."""
+    out = home / f"runs/{request.param}"
+    return adapted_run(home, out, METHODS[request.param], ema={"decay": 0.7})
+
+
+def test_a_run_comes_back_from_its_adapter_and_the_base(run: Path, home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.safetensors"
+    base = write_adapter(run, file)
+    assert base.tensors
+    held, whole = load_file(file), load_file(run / "checkpoints/best_miou/model.safetensors")
+    assert {*held} < {*whole}, "the base is not in it"
+    for source in (home / "base.safetensors", run, run / "checkpoints/last"):
+        segmenter, header = load_adapter(file, source, classes=CLASSES)
+        assert header.bundle.classes.names == CLASSES
+        images = torch.from_numpy(PICTURE).permute(2, 0, 1)[None]
+        assert torch.equal(segmenter(images).logits, terrazzo.load_network(run)(images).logits)
+    predictor = Adapters(home / "base.safetensors", {"it": file}, device="cpu")["it"]
+    assert np.array_equal(predictor(PICTURE).mask, terrazzo.load(run)(PICTURE).mask)
+    with pytest.raises(InputError, match=r"was trained on another base than .*other\.safetensors"):
+        load_adapter(file, home / "other.safetensors")
+    with pytest.raises(InputError, match="was trained on the classes no, yes, not on yes, no"):
+        load_adapter(file, home / "base.safetensors", classes=("yes", "no"))
+
+
+def test_adapters_hold_one_base(home: Path, tmp_path: Path) -> None:
+    files = {}
+    for name in ("lora", "ssf"):
+        run = adapted_run(home, home / f"runs/{name}", METHODS[name], ema={"decay": 0.7})
+        files[name] = tmp_path / f"{name}.safetensors"
+        write_adapter(run, files[name])
+    models = Adapters(home / "base.safetensors", files, device="cpu")
+    lora, ssf = (models[name].segmenter for name in files)
+    places = []
+    for segmenter in (lora, ssf):
+        tensors = dict(segmenter.named_parameters())
+        names = [name for name in tensors if name.endswith(".parametrizations.weight.original")]
+        assert names
+        places.append({name: tensors[name].data_ptr() for name in names})
+    shared = places[0].keys() & places[1].keys()
+    assert shared
+    assert all(places[0][name] == places[1][name] for name in shared)
+    with pytest.raises(InputError, match="no adapter is called 'cats'; there are lora, ssf"):
+        models["cats"]
+
+
+def test_a_base_by_the_name_of_a_published_network(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from terrazzo.published.networks import fast_scnn
+
+    name = "fast_scnn_8xb4-160k_cityscapes-512x1024"
+    torch.manual_seed(1)
+    state = fast_scnn.build("fast_scnn", 19).state_dict()
+    with published(tmp_path, monkeypatch) as server:
+        server.publish_network(name, {"state_dict": state, "meta": {}})
+        model = {"kind": "zoo", "name": name}
+        run = adapted_run(home, tmp_path / "run", METHODS["lora"], model=model)
+        file = tmp_path / "mine.safetensors"
+        write_adapter(run, file)
+        segmenter, _ = load_adapter(file, name)
+    torch.save({"state_dict": state, "meta": {}}, tmp_path / "fast_scnn_here.pth")
+    again, _ = load_adapter(file, tmp_path / "fast_scnn_here.pth")
+    images = torch.from_numpy(PICTURE).permute(2, 0, 1)[None]
+    for loaded in (segmenter, again):
+        assert torch.equal(loaded(images).logits, terrazzo.load_network(run)(images).logits)
+
+
+def test_the_base_may_be_a_run_whose_change_was_folded_in(home: Path, tmp_path: Path) -> None:
+    first = adapted_run(home, tmp_path / "first", METHODS["lora"])
+    init = {"from": str(first), "parts": ["encoder"]}
+    bare = {"model": SEGFORMER | {"weights_backbone": "none"}, "init": init}
+    second = adapted_run(home, tmp_path / "second", {"kind": "frozen", "batchnorm": "running"}, **bare)
+    write_adapter(second, tmp_path / "a.safetensors")
+    images = torch.from_numpy(PICTURE).permute(2, 0, 1)[None]
+    segmenter, _ = load_adapter(tmp_path / "a.safetensors", first)
+    assert torch.equal(segmenter(images).logits, terrazzo.load_network(second)(images).logits)
+    with pytest.raises(InputError, match="was trained on another base"):
+        load_adapter(tmp_path / "a.safetensors", home / "base.safetensors")
+
+
+def test_what_is_no_adapter_is_said(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is no adapter of terrazzo"):
+        read_header(home / "base.safetensors")
+    with pytest.raises(InputError, match="cannot be read as an adapter"):
+        read_header(tmp_path / "nowhere.safetensors")
+    run = adapted_run(home, tmp_path / "full", {"kind": "full"})
+    with pytest.raises(InputError, match="no base model lies under this run"):
+        write_adapter(run, tmp_path / "a.safetensors")
+    assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_a_checkpoint_whose_frozen_tensors_moved_is_refused(home: Path, tmp_path: Path) -> None:
+    run = adapted_run(home, tmp_path / "run", METHODS["lora"])
+    path = run / "checkpoints/last/model.safetensors"
+    state = load_file(path)
+    name = next(name for name in state if name.endswith("weight.original"))
+    save_file(state | {name: state[name] + 1}, path)
+    with pytest.raises(InputError, match="tensors that were frozen are not what they were"):
+        write_adapter(run, tmp_path / "a.safetensors", "last")
