@@ -200,7 +200,7 @@ class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
     """Notes which of some tensors, {id: size}, are given to an operation."""
 
     def __init__(self, sizes: dict[int, int]):
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's method is not typed
         self.sizes = sizes
         self.seen: set[int] = set()
 
@@ -213,7 +213,7 @@ class _Holds(TorchDispatchMode):  # type: ignore[no-untyped-call]  # as above
     """Adds up the memory of the tensors that operations make, as long as somebody holds them; `known` memory is not."""
 
     def __init__(self, known: set[int]):
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's method is not typed
         self.known = known
         self.now = 0
         self.peak = 0

@@ -240,3 +240,10 @@ def test_a_run_is_trained_kept_and_loaded(tmp_path, monkeypatch):
     output = terrazzo.load_network("runs/run")(noise(1, 3, 30, 40))
     assert output.logits.shape == (1, 2, 8, 12)
     assert len(output.aux) == 1
+
+
+def test_a_file_that_nobody_can_use_says_what_timm_said_too(tmp_path):
+    torch.save({"nobody.knows.weight": torch.zeros(3, 3)}, tmp_path / "other.pth")
+    cfg = TimmModel(encoder="resnet10t", weights=tmp_path / "other.pth")
+    with pytest.raises(InputError, match=r"other\.pth.*timm itself could not take the file either"):
+        build_model(cfg, 4)

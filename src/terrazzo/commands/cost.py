@@ -129,7 +129,7 @@ def cost(
         InputError: none of them can be built, or the image is too small for all.
     """
     # choose_device checks what it is given
-    where = choose_device(device) if runs else torch.device("meta")  # type: ignore[arg-type]
+    where = choose_device(device) if runs else torch.device("meta")  # type: ignore[arg-type]  # choose_device checks it
     rows = []
     for done, name in enumerate(models, start=1):
         try:

@@ -87,8 +87,8 @@ def report_run(
 def _headline(result: dict[str, object], evaluated: Evaluated, split: Split) -> list[Number]:
     return [
         Number(f"{split} mIoU", result["miou"], "mean IoU over classes"),  # type: ignore[arg-type]  # as_dict's floats
-        Number("pixel accuracy", result["accuracy"], "share of labelled pixels that are right"),  # type: ignore[arg-type]
-        Number("mean Dice", result["mdice"]),  # type: ignore[arg-type]
+        Number("pixel accuracy", result["accuracy"], "share of labelled pixels that are right"),  # type: ignore[arg-type]  # the same
+        Number("mean Dice", result["mdice"]),  # type: ignore[arg-type]  # the same
         Number("images", str(len(evaluated.images)), f"of the {split} split"),
     ]
 

@@ -147,8 +147,12 @@ def _from_file(cfg: TimmModel, untrained: Segmenter, classes: int, path: Path) -
         try:
             segmenter = _segmenter(cfg, classes, untrained.channels, options)
             return segmenter, compare(segmenter, untrained, source=str(path))
-        except Exception:  # wrapped or foreign names: the line below finds them, or says by name what is missing
-            pass
+        except (RuntimeError, KeyError, ValueError, IndexError, AttributeError) as error:
+            said = reason(error)  # wrapped or foreign names: what follows finds them, or says by name what is missing
+        try:
+            return untrained, load_tensors(untrained, found, source=str(path))
+        except InputError as error:
+            raise InputError(f"{error}. timm itself could not take the file either: {said}") from error
     return untrained, load_tensors(untrained, found, source=str(path))
 
 

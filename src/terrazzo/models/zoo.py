@@ -227,7 +227,8 @@ def fill(segmenter: Segmenter, published: Published, rows: Rows | None) -> LoadR
         loaded=tuple(key for name in values if (key := f"net.{name}") not in partly | changed),
         adapted=tuple(sorted(changed)),
         unused=tuple(sorted(sides)) if rows is not None and not rows else (),
-        rows=tuple(class_names(published)[theirs] for _, theirs in rows) if rows else (),  # type: ignore[index]
+        # where rows were matched, the file told names
+        rows=tuple(class_names(published)[theirs] for _, theirs in rows) if rows else (),  # type: ignore[index]  # so
         new=tuple(sorted(partly)) if not rows else (),
     )
 

@@ -240,7 +240,7 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        self.register_load_state_dict_pre_hook(_derived)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_derived)  # type: ignore[no-untyped-call]  # torch's method is not typed
 
     def forward(self, windows: Tensor, apart: Tensor | None) -> Tensor:
         batch, count, positions, dim = windows.shape
