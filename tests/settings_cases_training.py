@@ -25,6 +25,7 @@ from settings_seen import (
     scored,
     shown,
     slowed,
+    state_types,
     told,
     torch_threads,
     training_convolutions,
@@ -196,7 +197,7 @@ LOSSES = {
     "losses.lovasz.classes": case(loss, "present", "all"),
 }
 
-OPTIMIZERS = ("adamw", "adam", "sgd", "rmsprop")
+OPTIMIZERS = ("adamw", "adamw_8bit", "adam", "sgd", "rmsprop")
 
 OPTIM = {
     "optim.kind": case(weights, *({"kind": kind} for kind in OPTIMIZERS)),
@@ -221,6 +222,9 @@ OPTIM = {
             ("fused", (False, True)),
         )
     },
+    "optim.adamw_8bit.betas": case(updated, [0.9, 0.999], [0.8, 0.999], [0.9, 0.99]),
+    "optim.adamw_8bit.eps": case(updated, 1e-8, 1e-2),
+    "optim.adamw_8bit.min_values": case(state_types, 16, 100_000),
     "optim.sgd.momentum": case(updated, 0, 0.5, 0.9),
     "optim.sgd.nesterov": case(updated, False, True),
     "optim.rmsprop.alpha": case(updated, 0.5, 0.99),

@@ -21,7 +21,9 @@ import terrazzo
 from settings_own import SIZE, OwnSet
 from terrazzo.base import Classes, InputError, Sample, Split
 from terrazzo.commands.evaluate import Evaluated, score_dataset
-from terrazzo.commands.start import Job, Lengths, Sets, build_sets, feed_from, set_determinism
+from terrazzo.commands.lengths import Lengths
+from terrazzo.commands.machine import set_determinism
+from terrazzo.commands.start import Job, Sets, build_sets, feed_from
 from terrazzo.config import RunConfig
 from terrazzo.data import available_splits, build_dataset
 from terrazzo.data.augment import augment
@@ -322,6 +324,16 @@ def updated(cfg: RunConfig) -> str:
             parameter.grad = scale * torch.randn(parameter.shape, generator=random)
         optimizer.step()
     return bits(*network.parameters())
+
+
+def state_types(cfg: RunConfig) -> list[str]:
+    """Types of the running means after a step, parameter by parameter."""
+    network = built(cfg)
+    optimizer = build_optimizer(network, network.role, cfg.optim)
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    return [str(optimizer.state[parameter]["state1"].dtype) for parameter in network.parameters()]
 
 
 def fused(cfg: RunConfig) -> bool:

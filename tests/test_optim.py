@@ -1,5 +1,6 @@
 """Parameter groups to the tensor, optimizers, and every option changing something."""
 
+import sys
 from typing import Any, get_args
 
 import pytest
@@ -127,7 +128,7 @@ def test_adamw_is_the_default_kind() -> None:
     assert optim.validate_python(Sgd(momentum=0.5)) == Sgd(momentum=0.5)
     with pytest.raises(ValidationError, match="lrr"):
         optim.validate_python({"lrr": 0.1})
-    with pytest.raises(ValidationError, match="'adamw', 'adam', 'sgd', 'rmsprop'"):
+    with pytest.raises(ValidationError, match="'adamw', 'adamw_8bit', 'adam', 'sgd', 'rmsprop'"):
         optim.validate_python({"kind": "lion"})
 
 
@@ -158,6 +159,9 @@ def test_a_dumped_config_loads_to_the_same(kind: str) -> None:
         ("adam", {"amsgrad": True}),
         ("adam", {"lr_factors": {"head": 10}}),
         ("adam", {"weight_decay": 0.9, "decay_norms": True}),
+        ("adamw_8bit", {"lr": 0.01}),
+        ("adamw_8bit", {"betas": (0.5, 0.9)}),
+        ("adamw_8bit", {"eps": 0.1}),
         ("rmsprop", {"lr": 0.01}),
         ("rmsprop", {"weight_decay": 0.9}),
         ("rmsprop", {"alpha": 0.5}),
@@ -191,6 +195,38 @@ def test_every_option_changes_what_is_learned(kind: str, option: dict[str, Any])
 def test_fused_and_amsgrad_reach_the_optimizer(kind: type[Adam | AdamW], amsgrad: bool, fused: bool) -> None:
     optimizer = build_optimizer(Net(), role, kind(fused=fused, amsgrad=amsgrad))
     assert {(group["fused"], group["amsgrad"]) for group in optimizer.param_groups} == {(fused, amsgrad)}
+
+
+def test_8_bits_are_a_quarter_of_the_state_and_nearly_the_same_steps() -> None:
+    learned, sizes = [], []
+    for kind in ("adamw", "adamw_8bit"):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64))
+        optimizer = build_optimizer(net, lambda name: "head", optim.validate_python({"kind": kind, "lr": 1e-3}))
+        before = [p.detach().clone() for p in net.parameters()]
+        for _ in range(5):
+            optimizer.zero_grad()
+            net(torch.randn(16, 64)).square().mean().backward()
+            optimizer.step()
+        weight = net[0].weight
+        learned.append(weight.detach() - before[0])
+        means = [
+            value
+            for key, value in optimizer.state[weight].items()
+            if key in ("exp_avg", "exp_avg_sq", "state1", "state2")
+        ]
+        scales = [value for key, value in optimizer.state[weight].items() if key.startswith("absmax")]
+        sizes.append(sum(value.numel() * value.element_size() for value in [*means, *scales]))
+    exact, coarse = learned
+    assert torch.nn.functional.cosine_similarity(exact.flatten(), coarse.flatten(), dim=0) > 0.97
+    assert 0 < (exact - coarse).abs().max() < 3e-3, "each step is 1e-3 at most"
+    assert 3.8 < sizes[0] / sizes[1] < 4
+
+
+def test_8_bits_without_the_library_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(InputError, match=r"optim.kind=adamw_8bit needs bitsandbytes .*terrazzo\[8bit\]"):
+        build_optimizer(Net(), role, optim.validate_python({"kind": "adamw_8bit"}))
 
 
 @pytest.mark.parametrize("kind", ["adam", "adamw"])

@@ -33,6 +33,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "ema": {"decay": 0.5},
     },
     "lora": {"model": BATCH, "adapt": {"kind": "lora", "rank": 2, "dropout": 0.3, "dora": True}, "ema": {"decay": 0.5}},
+    "8 bits": {"model": BATCH, "optim": {"kind": "adamw_8bit", "min_values": 64}},
     "frozen": {"model": BATCH, "adapt": {"kind": "frozen", "batchnorm": "running"}},
     "adapter": {"model": MIT, "adapt": {"kind": "adapter", "width": 2}, "step": {"recompute": True}},
     "vpt": {"model": {"kind": "timm", "encoder": "test_vit", "weights": "none"}, "adapt": {"kind": "vpt", "tokens": 2}},

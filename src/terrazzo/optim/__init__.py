@@ -13,8 +13,9 @@ from pydantic import BeforeValidator, Field
 from torch import nn
 
 from terrazzo.base import Epochs, InputError, to_steps
+from terrazzo.optim.eight_bit import adamw_8bit
 from terrazzo.optim.groups import Depths, GroupRow, group_table, param_groups
-from terrazzo.optim.optimizers import Adam, AdamW, RmsProp, Role, Sgd
+from terrazzo.optim.optimizers import Adam, AdamW, AdamW8bit, RmsProp, Role, Sgd
 from terrazzo.optim.schedules import (
     AtEpochs,
     AtSteps,
@@ -36,6 +37,7 @@ from terrazzo.optim.schedules import (
 __all__ = [
     "Adam",
     "AdamW",
+    "AdamW8bit",
     "AtEpochs",
     "AtSteps",
     "Constant",
@@ -69,7 +71,7 @@ def _adamw_when_left_out(value: object) -> object:
 
 
 OptimConfig = Annotated[
-    AdamW | Adam | Sgd | RmsProp, Field(discriminator="kind"), BeforeValidator(_adamw_when_left_out)
+    AdamW | AdamW8bit | Adam | Sgd | RmsProp, Field(discriminator="kind"), BeforeValidator(_adamw_when_left_out)
 ]
 ScheduleConfig = Annotated[
     Constant | Linear | Cosine | Poly | Exponential | MultiStep | OneCycle | FlatCos, Field(discriminator="kind")
@@ -93,6 +95,8 @@ def build_optimizer(
             return torch.optim.Adam(
                 groups, lr=cfg.lr, betas=cfg.betas, eps=cfg.eps, amsgrad=cfg.amsgrad, fused=cfg.fused
             )
+        case AdamW8bit():
+            return adamw_8bit(groups, cfg)
         case Sgd():
             return torch.optim.SGD(groups, lr=cfg.lr, momentum=cfg.momentum, nesterov=cfg.nesterov)
         case RmsProp():
@@ -225,7 +229,7 @@ def check_momentum(optim: OptimConfig, schedule: ScheduleConfig) -> None:
     if not isinstance(schedule, OneCycle | FlatCos) or schedule.momenta is None:
         return
     match optim:
-        case Adam() | AdamW():
+        case Adam() | AdamW() | AdamW8bit():
             key, given, default = "betas", optim.betas[0], type(optim)().betas[0]
         case Sgd() | RmsProp():
             key, given, default = "momentum", optim.momentum, type(optim)().momentum

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from terrazzo.base import Config, InputError
 
@@ -53,6 +53,21 @@ class Adam(AdamOptions):
     """Kingma & Ba 2015; its weight decay is a part of the gradient (L2), and so divided by the running square too."""
 
     kind: Literal["adam"] = "adam"
+
+
+class AdamW8bit(OptimOptions):
+    """AdamW whose running means are kept in 8 bits, in blocks with a scale each: a quarter of their memory (Dettmers et
+    al. 2022). Through bitsandbytes (`pip install 'terrazzo[8bit]'`)."""
+
+    kind: Literal["adamw_8bit"] = "adamw_8bit"
+    weight_decay: NonNegativeFloat = 0.01
+    """Share of a weight taken off in every step, times the learning rate (decoupled)."""
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    """Decay of the running means of the gradient and of its square."""
+    eps: PositiveFloat = 1e-8
+    """Added to the root of the running square."""
+    min_values: PositiveInt = 4096
+    """Parameters with fewer values (norms, biases) keep their running means in 32 bits."""
 
 
 class Sgd(OptimOptions):
