@@ -7,7 +7,8 @@ import yaml
 from pydantic import BaseModel
 
 from terrazzo.base import Epochs, InputError, Steps, to_steps
-from terrazzo.config import RunConfig, dump_yaml, load_config, recipe_names
+from terrazzo.config import RunConfig, dump_yaml, load_config
+from terrazzo.recipe import recipe_names
 
 
 @pytest.mark.parametrize("name", recipe_names())

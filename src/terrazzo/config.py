@@ -1,14 +1,11 @@
 """The whole of a run on one page, and how it is read from a recipe."""
 
-import difflib
-import types
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from terrazzo.adapt import AdaptConfig, Full, Staged
 from terrazzo.base import Config, Duration, Epochs, InputError, Steps
@@ -16,16 +13,22 @@ from terrazzo.data import DataConfig
 from terrazzo.data.augment import AugmentConfig
 from terrazzo.data.sampling import SamplingConfig, Uniform
 from terrazzo.engine.ema import EmaConfig
+from terrazzo.engine.parallel import Ddp, Fsdp, ParallelConfig
 from terrazzo.engine.step import StepConfig
 from terrazzo.engine.stop import EarlyStop
+from terrazzo.faults import sentences, with_kinds
 from terrazzo.infer.answer import InferenceConfig
 from terrazzo.losses import CrossEntropy, LossConfig, MaskClassification
 from terrazzo.metrics import Absent, Protocol
 from terrazzo.models import ModelConfig, has_auxiliary_heads, has_queries
 from terrazzo.models.weights import InitConfig
 from terrazzo.optim import AdamW, Constant, OptimConfig, ScheduleConfig, check_momentum
+from terrazzo.recipe import override, read_tree
+from terrazzo.track import TrackerConfig, check_trackers
 
-RECIPES = files("terrazzo") / "recipes"
+
+class ContradictionError(InputError):
+    """Every key of a recipe is known and every value fits its key; they cannot stand together."""
 
 
 class EvaluationConfig(InferenceConfig):
@@ -81,6 +84,8 @@ class RunConfig(Config):
     """Learning rate over the run, as a factor of `optim.lr`."""
     step: StepConfig = StepConfig()
     """How one optimizer step is computed."""
+    parallel: ParallelConfig = Ddp()
+    """How several processes train together (torchrun, srun); one process needs none of it."""
     ema: EmaConfig | None = None
     """Score and ship a running mean of the weights; null: the weights themselves."""
     early_stop: EarlyStop | None = None
@@ -97,14 +102,28 @@ class RunConfig(Config):
     """Interval of checkpoints; the end of the run always writes one."""
     keep: NonNegativeInt = 1
     """Interval checkpoints (checkpoints/step_...) kept besides last and best: the newest so many."""
+    trackers: tuple[TrackerConfig, ...] = ()
+    """Where numbers go besides the terminal and metrics.jsonl. One that fails is said so once and stops no training."""
     seed: NonNegativeInt = 0
     """Of initial weights, order, augmentation and dropout."""
     threads: PositiveInt | None = None
-    """CPU threads of torch; the default is the number of cores at the first start. Part of a run's exact bits."""
+    """CPU threads of torch; null: as many as it has cores for at its first start. Part of a run's exact bits."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """`auto`: cuda, else mps, else cpu."""
     deterministic: bool = False
     """On CUDA too, use deterministic algorithms only (slower). A CPU run always does."""
+
+    def _fits_shards(self) -> None:
+        """What cannot be had where each process holds a share of the weights."""
+        bad = {
+            "step.mode=compile (say eager)": self.step.mode == "compile",
+            "step.precision=float16 (say bfloat16)": self.step.precision == "float16",
+            "adapt.kind=staged (train the stages as two runs, the second with init)": self.adapt.kind == "staged",
+            "optim.kind=adamw_8bit (say adamw; its running means are divided too)": self.optim.kind == "adamw_8bit",
+        }
+        for what, given in bad.items():
+            if given:
+                raise ValueError(f"parallel.kind=fsdp does not go with {what}; or say parallel.kind=ddp")
 
     @model_validator(mode="after")
     def _known_combinations(self) -> Self:
@@ -123,6 +142,10 @@ class RunConfig(Config):
                 "data.align moves label files, but not the instance files that protocol cityscapes reads beside them; "
                 "leave one of the two out"
             )
+        if isinstance(self.parallel, Fsdp):
+            self._fits_shards()
+        if self.trackers:
+            check_trackers(self.trackers, self.model_dump(mode="json", by_alias=True))
         if self.batch % self.step.accumulate:
             raise ValueError(
                 f"step.accumulate={self.step.accumulate} does not divide batch={self.batch} (images per optimizer step)"
@@ -151,55 +174,26 @@ class RunConfig(Config):
         return self
 
 
-def recipe_names() -> list[str]:
-    """Names of the recipes that ship with terrazzo."""
-    return sorted(path.name.removesuffix(".yaml") for path in RECIPES.iterdir() if path.name.endswith(".yaml"))
-
-
-def read_recipe(recipe: str | Path) -> tuple[str, str]:
-    """Name and YAML text of a recipe given as a path (an existing path wins) or as the name of a shipped one."""
-    path = Path(recipe)
-    if path.is_file():
-        try:
-            return path.stem, path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path}: not a YAML recipe (not UTF-8 text: {error.reason})") from None
-    if str(recipe) in recipe_names():
-        return str(recipe), (RECIPES / f"{recipe}.yaml").read_text(encoding="utf-8")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; a recipe is a YAML file or one of {', '.join(recipe_names())}")
-    near = _did_you_mean(str(recipe), recipe_names())
-    raise InputError(
-        f"recipe {str(recipe)!r} is neither a file nor a shipped recipe{near}: {', '.join(recipe_names())}"
-    )
-
-
 def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a recipe, lay `a.b.c=value` over it, validate once.
+    """Read a recipe, lay `a.b.c=value` over it, validate once; of a sweep, the run that its runs are made from.
 
     Raises:
         InputError: the recipe or an override is unknown or impossible; every fault is named in one sentence.
     """
-    name, text = read_recipe(recipe)
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{recipe}: not valid YAML: {error}") from None
-    if not isinstance(tree, dict):
-        raise InputError(f"{recipe}: a recipe is a list of `key: value` lines, found {type(tree).__name__}")
+    name, tree = read_tree(recipe, overrides)
+    tree.pop("sweep", None)  # read by terrazzo.sweep; the rest is a whole run
     tree.setdefault("out", f"runs/{name}")
-    for item in overrides:
-        _override(tree, item)
     return config_of(tree, source=str(recipe))
 
 
 def config_of(tree: Mapping[str, Any], *, source: str = "config") -> RunConfig:
     """Validate a nested dict (the tree of a YAML file); faults become sentences."""
     try:
-        return RunConfig.model_validate(_with_kinds(RunConfig, dict(tree)))
+        return RunConfig.model_validate(with_kinds(RunConfig, dict(tree)))
     except ValidationError as error:
-        lines = [_sentence(fault) for fault in error.errors()]
-        raise InputError(f"{source}: " + "\n".join(dict.fromkeys(lines))) from None
+        contradicts = all(fault["type"] == "value_error" for fault in error.errors())
+        kind = ContradictionError if contradicts else InputError
+        raise kind(f"{source}: {sentences(error, RunConfig)}") from None
 
 
 def dump_yaml(config: Config) -> str:
@@ -215,135 +209,9 @@ def inference_with(inference: InferenceConfig, overrides: Sequence[str]) -> Infe
     """
     tree = inference.model_dump(mode="json")
     for item in overrides:
-        _override(tree, item)
+        override(tree, item)
     try:
-        return InferenceConfig.model_validate(_with_kinds(InferenceConfig, tree))
+        return InferenceConfig.model_validate(with_kinds(InferenceConfig, tree))
     except ValidationError as error:
-        lines = [_sentence({**fault, "loc": ("evaluation", *fault["loc"])}) for fault in error.errors()]
-        raise InputError("\n".join(dict.fromkeys(line.removeprefix("evaluation.") for line in lines))) from None
-
-
-def _override(tree: dict[str, Any], item: str) -> None:
-    dotted, equals, text = item.partition("=")
-    if not equals or not dotted:
-        raise InputError(f"{item!r} is not of the form key=value (for example optim.lr=1e-3)")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise InputError(f"{item!r}: the value is not valid YAML; quote it if it holds `:` or brackets") from None
-    *parents, last = dotted.split(".")
-    node: Any = tree
-    for depth, key in enumerate(parents):
-        if isinstance(node, list):
-            node = node[_index(node, key, item)]
-        else:
-            if node.get(key) is None:
-                node[key] = {}
-            node = node[key]
-        if not isinstance(node, dict | list):
-            raise InputError(f"{item!r}: {'.'.join(parents[: depth + 1])} is {node!r} in the recipe and has no keys")
-    if isinstance(node, list):
-        node[_index(node, last, item)] = value
-    else:
-        node[last] = value
-
-
-def _index(node: list[Any], key: str, item: str) -> int:
-    if not key.isdigit() or int(key) >= len(node):
-        raise InputError(f"{item!r}: {key!r} is not an index of this list of {len(node)} entries (they count from 0)")
-    return int(key)
-
-
-def _with_kinds(model: type[BaseModel], tree: dict[str, Any]) -> dict[str, Any]:
-    """A section whose default has a kind may leave `kind` out: `optim: {lr: 1e-3}` is the default optimiser."""
-    filled = dict(tree)
-    for key, field in model.model_fields.items():
-        value = filled.get(key)
-        if not isinstance(value, dict):
-            continue
-        if (kind := getattr(field.default, "kind", None)) is not None:
-            value = {"kind": kind, **value}
-        members = [m for m in _members(field.annotation) if isinstance(m, type) and issubclass(m, BaseModel)]
-        chosen = _tagged(members, value["kind"]) if "kind" in value else members
-        filled[key] = _with_kinds(chosen[0], value) if len(chosen) == 1 else value
-    return filled
-
-
-def _sentence(fault: Any) -> str:
-    """One pydantic fault in the words of the recipe, with the nearest known key."""
-    loc, kind = fault["loc"], fault["type"]
-    where = ".".join(str(part) for part in _recipe_path(loc))
-    match kind:
-        case "extra_forbidden":
-            known = _keys_at(RunConfig, loc[:-1])
-            near = _did_you_mean(str(loc[-1]), known)
-            return f"{where}: there is no such key{near}. Known keys here: {', '.join(sorted(known))}"
-        case "missing":
-            return f"{where}: this key is missing and has no default"
-        case "union_tag_invalid":
-            tags = [tag.strip(" '") for tag in fault["ctx"]["expected_tags"].split(",")]
-            near = _did_you_mean(str(fault["ctx"]["tag"]), tags)
-            return f"{where}.kind: {fault['ctx']['tag']!r} is not one of {', '.join(tags)}{near}"
-        case "union_tag_not_found":
-            return f"{where}.kind: this key is missing; it chooses what the section is"
-        case "value_error":
-            message = str(fault["msg"]).removeprefix("Value error, ")
-            return message if not where or message.startswith(where) else f"{where}: {message}"
-        case _:
-            return f"{where}: {fault['msg']} (found {fault['input']!r})"
-
-
-def _did_you_mean(word: str, known: Sequence[str] | set[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f" (did you mean {near[0]!r}?)" if near else ""
-
-
-def _recipe_path(loc: tuple[int | str, ...]) -> list[int | str]:
-    """Pydantic's location without the union tags and class names that no recipe shows."""
-    path: list[int | str] = []
-    level: list[Any] = [RunConfig]
-    for part in loc:
-        known = _fields(level)
-        if isinstance(part, int) or part in known or not _tagged(level, part):
-            path.append(part)
-            level = _members(known[part]) if part in known else _items(level)
-        else:
-            level = _tagged(level, part)
-    return path
-
-
-def _keys_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> set[str]:
-    level: list[Any] = [model]
-    for part in loc:
-        known = _fields(level)
-        if part in known:
-            level = _members(known[str(part)])
-        elif isinstance(part, int):
-            level = _items(level)
-        else:
-            level = _tagged(level, part) or level
-    return set(_fields(level))
-
-
-def _fields(level: list[Any]) -> dict[Any, Any]:
-    models = [t for t in level if isinstance(t, type) and issubclass(t, BaseModel)]
-    return {field.alias or key: field.annotation for model in models for key, field in model.model_fields.items()}
-
-
-def _tagged(level: list[Any], tag: int | str) -> list[Any]:
-    """The members of a union that pydantic means by this entry of a location: by kind, or by class name."""
-    models = [t for t in level if isinstance(t, type) and issubclass(t, BaseModel)]
-    return [m for m in models if tag in (m.__name__, getattr(m.model_fields.get("kind"), "default", None))]
-
-
-def _members(annotation: Any) -> list[Any]:
-    """The plain types inside Annotated, unions and optionals; a tuple stays for `_items`."""
-    if get_origin(annotation) is Annotated:
-        return _members(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, types.UnionType):
-        return [member for arg in get_args(annotation) for member in _members(arg)]
-    return [annotation]
-
-
-def _items(level: list[Any]) -> list[Any]:
-    return [member for t in level if get_origin(t) in (tuple, list) for member in _members(get_args(t)[0])]
+        lines = sentences(error, RunConfig, within=("evaluation",)).split("\n")
+        raise InputError("\n".join(line.removeprefix("evaluation.") for line in lines)) from None
