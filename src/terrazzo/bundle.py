@@ -3,13 +3,14 @@
 `open_model` is the door of all verbs. Nothing in a file is executed.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from terrazzo.adapt import adapt
 from terrazzo.base import Classes, InputError, Normalization
@@ -57,9 +58,12 @@ CheckpointName = Literal["last", "best_miou", "best_loss"]
 CHECKPOINTS: tuple[CheckpointName, ...] = ("last", "best_miou", "best_loss")
 
 
-def save_bundle(folder: Path, model: Segmenter, config: BundleConfig) -> None:
-    """Fill an empty folder with the bundle's two files."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+def save_bundle(
+    folder: Path, model: Segmenter, config: BundleConfig, *, state: Mapping[str, Tensor] | None = None
+) -> None:
+    """Fill an empty folder with the bundle's two files; `state` is the network's state dict if it is not all here."""
+    state = model.state_dict() if state is None else state
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     save_file(tensors, folder / MODEL_FILE)  # tensors only: safetensors writes metadata in random order
     write_text(folder / CONFIG_FILE, config.model_dump_json(indent=2) + "\n")
 

@@ -25,6 +25,7 @@ from terrazzo.data.augment import resize_mask
 from terrazzo.data.folder import Folder
 from terrazzo.data.loader import checked_sample
 from terrazzo.data.pixels import read_values
+from terrazzo.engine.watch import Watch
 from terrazzo.engine.world import World
 from terrazzo.files import write_text
 from terrazzo.infer.answer import answer, label_map
@@ -56,6 +57,7 @@ class Evaluated:
     loss: float
     """nan if no loss was asked for."""
     images: list[ImageScore]
+    """In the data's order, those of all ranks."""
 
     @property
     def matrix(self) -> NDArray[np.int64]:
@@ -89,7 +91,7 @@ def score_dataset(
     match: ClassMatch | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluated:
-    """One pass in eval mode and float32. Counts are summed over ranks; per-image rows are of this rank's images.
+    """One pass in eval mode and float32. Ranks share the images, each is counted once, and all get the same answer.
 
     `match` is for a network with other classes than the data; a loss cannot be had of such a one.
     """
@@ -97,8 +99,7 @@ def score_dataset(
     was_training = model.training
     model.eval()
     tally, instances = _tally(dataset, evaluation, void=match is not None and bool(match.others))
-    sums = torch.zeros(4, dtype=torch.float64)  # pixel losses, region losses, counted pixels, images that show one
-    images = []
+    rows: list[tuple[ImageScore, list[float]]] = []
     mine = list(range(world.rank, len(dataset), world.size))
     for done, (index, sample) in enumerate(zip(mine, samples_ahead(dataset, mine, workers), strict=True), start=1):
         pixels, mask = network_input(sample.image, evaluation.resize), sample.mask
@@ -106,21 +107,29 @@ def score_dataset(
             mask = resize_mask(mask, (pixels.shape[2], pixels.shape[3]))
         size = mask.shape[0], mask.shape[1]
         masks = torch.from_numpy(mask)[None].to(world.device)
+        sums = torch.zeros(4)  # pixel losses, region losses, counted pixels, images that show one
         if loss is None:
             found = label_map(model, pixels, evaluation, size).to(world.device)
             found = found if match is None else match.in_classes(found)
         else:
             output = answer(model, pixels, evaluation).rescaled((pixels.shape[2], pixels.shape[3]), size)
             found = kernels.argmax(output.logits, size, covers=output.covers, align_corners=output.align_corners)
-            sums += torch.cat([torch.stack(loss.sums(output, masks)), count(masks)]).cpu().double()
-        images.append(_image_score(index, sample.name, _counted(tally, found, masks, instances.get(index))))
+            sums = torch.cat([torch.stack(loss.sums(output, masks)), count(masks)]).cpu()
+        score = _image_score(index, sample.name, _counted(tally, found, masks, instances.get(index)))
+        rows.append((score, sums.tolist()))
         if progress is not None:
             progress(done, len(mine))
     model.train(was_training)
-    per_pixel, per_image, pixels, shown = world.sum(sums).tolist()
-    mean = per_pixel / max(1.0, pixels) + per_image / max(1.0, shown) if loss is not None else float("nan")
+    rows = sorted(world.collect(rows), key=lambda row: row[0].index)
     tally.reduce(lambda counts: world.sum(torch.from_numpy(counts)).numpy())
-    return Evaluated(tally, mean, images)
+    mean = _mean_loss([sums for _, sums in rows]) if loss is not None else float("nan")
+    return Evaluated(tally, mean, [score for score, _ in rows])
+
+
+def _mean_loss(rows: list[list[float]]) -> float:
+    """Of all images, summed in their order: the number of ranks changes no bit."""
+    per_pixel, per_image, pixels, shown = (float(sum(column)) for column in zip(*rows, strict=True))
+    return per_pixel / max(1.0, pixels) + per_image / max(1.0, shown)
 
 
 def _tally(dataset: Dataset, evaluation: EvaluationConfig, *, void: bool) -> tuple[Tally, dict[int, Path]]:
@@ -212,14 +221,16 @@ def evaluate(
     """
     names = list(CHECKPOINTS) if checkpoint == "all" else [checkpoint]
     results = []
-    for name in names:
-        opened = open_model(source, model=model, checkpoint=name, network=network)
-        config = _data_config(opened, data)
-        # else the run's folder would tell of another data set, another look, or another reading of the outputs
-        own = data is None and match is None and not overrides
-        results.append(_evaluate_one(opened, config, own, overrides, split, device, dataset, match, progress))
+    world = World.join(device)  # type: ignore[arg-type]  # World.join checks it
+    with Watch(world):
+        for name in names:
+            opened = open_model(source, model=model, checkpoint=name, network=network)
+            config = _data_config(opened, data)
+            # else the run's folder would tell of another data set, another look, or another reading of the outputs
+            own = data is None and match is None and not overrides
+            results.append(_evaluate_one(opened, config, own, overrides, split, world, dataset, match, progress))
     result = results if checkpoint == "all" else results[0]
-    if json is not None:
+    if json is not None and world.main:
         write_text(Path(json), jsonlib.dumps(result, indent=2, ensure_ascii=False) + "\n")
     return result
 
@@ -243,12 +254,11 @@ def _evaluate_one(
     own: bool,
     overrides: Sequence[str],
     split: Split | None,
-    device: str,
+    world: World,
     dataset: Dataset | None,
     match_by: MatchBy | None,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
-    world = World.join(device)  # type: ignore[arg-type]  # World.join checks it
     if dataset is None:
         if isinstance(config.data, OwnData):
             raise InputError(f"{opened.name} was trained on a dataset object: pass dataset=... from Python")
@@ -266,13 +276,13 @@ def _evaluate_one(
         world=world,
         workers=config.data.workers,
         match=match,
-        progress=progress,
+        progress=progress if world.main else None,
     )
     result = as_result(evaluated, config, split, dataset)
     result |= {"checkpoint": opened.checkpoint, "step": opened.config.step}
     if not match.is_identity:
         result["match"] = match.as_dict()
-    if opened.found is not None and opened.found.run is not None and own:
+    if opened.found is not None and opened.found.run is not None and own and world.main:
         save_evaluation(opened.found.run, evaluated, result, dataset.classes)
     return result
 

@@ -14,7 +14,8 @@ import torch
 from rich.console import Console
 
 from terrazzo.base import InputError
-from terrazzo.commands.start import Job, Lengths, build_loss_of, build_sets, build_state, feed_from
+from terrazzo.commands.lengths import Lengths
+from terrazzo.commands.start import Job, build_loss_of, build_sets, build_state, feed_from
 from terrazzo.commands.train import step_of
 from terrazzo.config import RunConfig
 from terrazzo.engine.rundir import RunDir

@@ -13,7 +13,8 @@ from rich.console import Console
 from torch import nn
 
 from terrazzo.base import Dataset, InputError
-from terrazzo.commands.start import Job, Lengths, build_loss_of, build_sets, build_state, feed_from, own_sets
+from terrazzo.commands.lengths import Lengths
+from terrazzo.commands.start import Job, build_loss_of, build_sets, build_state, feed_from, own_sets
 from terrazzo.commands.train import step_of
 from terrazzo.config import RunConfig
 from terrazzo.data.loader import seed_of

@@ -12,7 +12,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from terrazzo.base import Dataset, InputError
-from terrazzo.commands.start import Job, Lengths, build_loss_of, build_sets, build_state, feed_from, own_sets
+from terrazzo.commands.lengths import Lengths
+from terrazzo.commands.start import Job, build_loss_of, build_sets, build_state, feed_from, own_sets
 from terrazzo.commands.train import NONFINITE, step_of
 from terrazzo.config import load_config
 from terrazzo.data.loader import Batch, seed_of

@@ -1,13 +1,11 @@
 """What `train` does before the first step: resolve the recipe against the data, set the machine up, open the folder."""
 
-import os
 from collections.abc import Generator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import torch
 import yaml
 from rich.console import Console
@@ -16,26 +14,29 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from terrazzo import __version__
-from terrazzo.adapt import Adapted, Full, Staged, adapt
+from terrazzo.adapt import Adapted, Full, adapt
 from terrazzo.adapters import BASE_FILE, base_of
 from terrazzo.base import Dataset, InputError, Split, to_steps
 from terrazzo.commands.evaluate import check_same_classes, default_split
+from terrazzo.commands.lengths import Lengths
+from terrazzo.commands.machine import set_determinism, set_threads
 from terrazzo.config import RunConfig, config_of, dump_yaml
 from terrazzo.data import build_dataset
 from terrazzo.data.augment import augment
 from terrazzo.data.draws import Sampler, mask_of
 from terrazzo.data.loader import Batch, batches, checked_sample
 from terrazzo.data.sampling import ClassIndex, Uniform, build_sampler, check_names, index_masks
-from terrazzo.engine.ema import Ema
+from terrazzo.engine.batchnorm import is_synced
+from terrazzo.engine.parallel import shared
 from terrazzo.engine.recompute import recompute_blocks
 from terrazzo.engine.rundir import RunDir, environment
-from terrazzo.engine.state import TrainState, read_state
+from terrazzo.engine.state import TrainState
 from terrazzo.engine.step import make_scaler
 from terrazzo.engine.world import World
 from terrazzo.losses import Loss, build_loss, class_frequencies, needs_frequencies
 from terrazzo.models import LoadReport, build_model
 from terrazzo.models.blocks import parameter_depths
-from terrazzo.optim import Depths, GroupRow, Schedule, build_optimizer, group_table, set_rates
+from terrazzo.optim import Depths, GroupRow, build_optimizer, group_table
 from terrazzo.sources import start_from
 from terrazzo.track.jsonl import Jsonl
 
@@ -52,49 +53,6 @@ class Sets:
     score: Dataset
     """What the report is about: test if there is one, else val."""
     score_split: Split
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """The recipe's durations in optimizer steps, and the schedule that knows them."""
-
-    total: int
-    log: int
-    validate: int
-    save: int
-    schedule: Schedule
-    """Of the run; of a staged one, of its second stage."""
-    frozen: Schedule | None = None
-    """Of the first stage of a staged run."""
-    frozen_lr: float | None = None
-
-    @classmethod
-    def of(cls, cfg: RunConfig, samples: int) -> "Lengths":
-        """Raises InputError if a staged run's first stage leaves nothing for the second."""
-        durations = (cfg.length, cfg.log_every, cfg.validate_every, cfg.save_every)
-        total, log, validate, save = (to_steps(duration, samples, cfg.batch) for duration in durations)
-        if not isinstance(cfg.adapt, Staged):
-            return cls(total, log, validate, save, Schedule(cfg.schedule, total, samples, cfg.batch))
-        first = to_steps(cfg.adapt.frozen, samples, cfg.batch)
-        if first >= total:
-            raise InputError(
-                f"adapt.frozen is {first} steps and the run's length {total}: nothing is left for the second stage; "
-                "give a greater length, which counts both, or adapt: {kind: frozen}"
-            )
-        second = Schedule(cfg.schedule, total - first, samples, cfg.batch, begins=first)
-        frozen = Schedule(cfg.adapt.schedule, first, samples, cfg.batch)
-        return cls(total, log, validate, save, second, frozen, cfg.adapt.lr)
-
-    def in_first_stage(self, step: int) -> bool:
-        """Whether step number `step` (from 0) is one with a frozen encoder, of a staged run."""
-        return self.frozen is not None and step < self.frozen.total
-
-    def set_rates(self, optimizer: torch.optim.Optimizer, step: int) -> None:
-        """Learning rates and momenta of a step."""
-        if self.frozen is not None and step < self.frozen.total:
-            set_rates(optimizer, self.frozen, step, self.frozen_lr)
-        else:
-            set_rates(optimizer, self.schedule, step)
 
 
 @dataclass(frozen=True)
@@ -149,35 +107,6 @@ def check_sets(sets: Sets) -> None:
         check_same_classes(sets.train.classes, other.classes, "train and the other splits differ")
 
 
-def set_threads(cfg: RunConfig, last: Path | None) -> int:
-    """Threads of this process: as saved, else as asked, else its share of the cores. Part of the exact bits.
-
-    Raises:
-        InputError: a run that is resumed had more threads than this machine has cores.
-    """
-    cores = os.cpu_count() or 1
-    share = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    threads = int(read_state(last)["threads"]) if last else cfg.threads or share
-    if last and threads > cores:
-        raise InputError(
-            f"{cfg.out} was started with threads={threads}, this machine has {cores} cores: the same bits cannot be "
-            f"had. Go on where there are {threads} cores, or start a new run with out=... threads={cores}"
-        )
-    torch.set_num_threads(threads)
-    cv2.setNumThreads(0)  # images are read and augmented by our own threads
-    return threads
-
-
-def set_determinism(cfg: RunConfig, world: World) -> None:
-    """Exact bits: always on a CPU; on CUDA if asked, for it costs speed there."""
-    exact = world.device.type == "cpu" or cfg.deterministic
-    if exact and world.device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch refuses exact matrix products without it
-    torch.use_deterministic_algorithms(exact)
-    # Filling every empty tensor costs time and only finds bugs in torch.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # set through a module class
-
-
 def group_lines(rows: list[GroupRow]) -> str:
     """The parameter groups as the table that is printed and kept as parameters.txt."""
     lines = [f"{'group':<22}{'tensors':>8}{'params':>12}{'lr':>10}{'decay':>8}"]
@@ -214,6 +143,7 @@ def build_state(job: Job, last: Path | None, own: nn.Module | None) -> tuple[Tra
     adapted = adapt(model, cfg.adapt)
     depths = Depths(*parameter_depths(model)) if cfg.optim.layer_decay is not None else None
     blocks = recompute_blocks(model) if cfg.step.recompute else []
+    ema, divided = shared(model, cfg.parallel, cfg.ema, job.world)
     optimizer = build_optimizer(model, model.role, cfg.optim, depths)
     state = TrainState(
         model,
@@ -222,8 +152,9 @@ def build_state(job: Job, last: Path | None, own: nn.Module | None) -> tuple[Tra
         threads,
         torch.zeros(classes, classes, dtype=torch.int64, device=device),
         torch.zeros(job.world.size, dtype=torch.float64, device="cpu" if device.type == "mps" else device),
-        Ema(model, cfg.ema) if cfg.ema else None,
+        ema,
         rank=job.world.rank,
+        divided=bool(divided),
         learnable=frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad),
     )
     job.say(group_lines(group_table(optimizer.param_groups)))
@@ -238,6 +169,8 @@ def build_state(job: Job, last: Path | None, own: nn.Module | None) -> tuple[Tra
             )
     if remark := parts_matter(model, job.world.size, cfg.step.accumulate):
         job.say(remark)
+    if divided:
+        job.say(f"shared out over {job.world.size} processes, and borrowed one by one: {', '.join(divided)}")
     if blocks:
         job.say(f"recomputed in the backward pass: {', '.join(blocks)}")
     if last is not None:
@@ -250,7 +183,8 @@ def parts_matter(model: nn.Module, ranks: int, accumulate: int) -> str | None:
     if ranks * accumulate == 1:
         return None
     training = [module for module in model.modules() if module.training]
-    there = ["BatchNorm's statistics"] if any(isinstance(m, _BatchNorm) for m in training) else []
+    norms = [m for m in training if isinstance(m, _BatchNorm) and not (accumulate == 1 and is_synced(m))]
+    there = ["BatchNorm's statistics"] if norms else []
     there += ["dropout"] if any(isinstance(m, nn.Dropout | nn.Dropout2d) and m.p for m in training) else []
     if not there:
         return None
@@ -283,7 +217,10 @@ def sampler_of(job: Job) -> Sampler | None:
     if isinstance(cfg, Uniform):
         return None
     check_names(cfg, dataset.classes.names)
-    if job.world.main and not (path.exists() and ClassIndex.read(path).fits(dataset)):
+
+    def write() -> None:
+        if path.exists() and ClassIndex.read(path).fits(dataset):
+            return
         job.say(f"sampling.kind={cfg.kind}: {len(dataset)} training labels are read once")
         with Progress(console=job.console, disable=not job.console.is_terminal, transient=True) as bar:
             task = bar.add_task("labels")
@@ -293,7 +230,8 @@ def sampler_of(job: Job) -> Sampler | None:
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
         index.write(path)
-    job.world.barrier()
+
+    job.world.main_does(write)
     return build_sampler(cfg, ClassIndex.read(path), job.cfg.seed)
 
 

@@ -14,11 +14,11 @@ HOST_SIGNS = ("can't allocate memory", "not enough memory")
 
 @contextmanager
 def explained(
-    images: Tensor, masks: Tensor, accumulate: int, attempt: Callable[[Tensor, Tensor], None]
+    images: Tensor, masks: Tensor, accumulate: int, attempt: Callable[[Tensor, Tensor], None] | None
 ) -> Iterator[None]:
     """Turn running out of memory into a sentence with a setting that was tried and fits.
 
-    `attempt` computes a part of the batch forward and backward and changes nothing.
+    `attempt` computes a part of the batch forward and backward and changes nothing; None: nothing is to be tried.
     """
     try:
         yield
@@ -33,8 +33,10 @@ def explained(
     shape = f"{images.shape[0]} images of {images.shape[3]}x{images.shape[2]}"
     reason = str(cause).splitlines()[0]
     cause = cause.with_traceback(None)
-    fits = _parts_that_fit(images, masks, accumulate, attempt)
-    if fits is None:
+    fits = None if attempt is None else _parts_that_fit(images, masks, accumulate, attempt)
+    if attempt is None:
+        advice = "give a greater step.accumulate, a smaller augment.crop or network, or step.recompute=true"
+    elif fits is None:
         advice = "not even one image at a time fits: give a smaller augment.crop or network, or step.recompute=true"
     else:
         advice = f"step.accumulate={fits} was tried and fits, with the same gradient; or give a smaller augment.crop"

@@ -29,6 +29,10 @@ MAY_DIFFER = (
     "log_every",
     "keep",
     "length",
+    "trackers",
+    "parallel.kind",
+    "parallel.reshard",
+    "parallel.timeout_minutes",
 )
 """Keys that a resume may change without being another run (a length may only grow)."""
 

@@ -53,8 +53,12 @@ class TrainState:
     """Of the process that counts here."""
     learnable: frozenset[str] = frozenset()
     """Parameters that the optimizer holds, by name, whether a stage of the run freezes them or not."""
+    divided: bool = False
+    """Whether each rank holds a share of weights and optimizer state only."""
     gathered: dict[str, Tensor] = field(default_factory=dict)
     """Counts of all ranks, as a checkpoint holds them."""
+    whole: dict[str, Any] = field(default_factory=dict)
+    """Of a divided state, weights and optimizer state put together for a checkpoint, on the rank that writes it."""
 
     @property
     def shown(self) -> Segmenter:
@@ -73,6 +77,20 @@ class TrainState:
     def gather(self, world: World) -> None:
         """Collect every rank's counts for a checkpoint that comes next; all ranks must be here."""
         self.gathered = {name: world.sum(getattr(self, name).clone()) for name in ("confusion", "loss_sum")}
+        if self.divided:
+            from terrazzo.engine.shards import whole
+
+            self.whole = whole(self._trees(), keep=world.main)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The whole network that is shipped; of a divided one, as `gather` found it."""
+        return dict(self.whole["shown"]) if self.divided else self.shown.state_dict()
+
+    def _trees(self) -> dict[str, Any]:
+        trees: dict[str, Any] = {"shown": self.shown.state_dict(), "optimizer": self.optimizer.state_dict()}
+        if self.ema is not None:
+            trees["raw"] = self.model.state_dict()  # the model file holds the mean
+        return trees
 
     def improved(self, scores: dict[str, float]) -> list[str]:
         """Names of the scores that are the best so far; the first one always is, nan is worse than any number."""
@@ -93,15 +111,14 @@ class TrainState:
     def write(self, folder: Path) -> None:
         """Write the training state into a checkpoint folder that already holds the model file it belongs to."""
         saved = {name: getattr(self, name) for name in COUNTERS}
+        trees = self.whole if self.divided else self._trees()
         saved |= {
             "model_sha256": file_hash(folder / MODEL_FILE),
-            "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "threads": self.threads,
             **self.gathered,
+            **{name: tree for name, tree in trees.items() if name != "shown"},
         }
-        if self.ema is not None:
-            saved["raw"] = self.model.state_dict()  # the model file holds the mean
         torch.save(saved, folder / STATE_FILE)
 
     def restore(self, folder: Path) -> None:
@@ -116,10 +133,16 @@ class TrainState:
                 f"{folder}: {MODEL_FILE} is not the file that {STATE_FILE} was saved with; "
                 "put the original back, or start anew with --fresh"
             )
-        self.shown.load_state_dict(load_file(folder / MODEL_FILE))
+        _load(self.shown, load_file(folder / MODEL_FILE), divided=self.divided)
         if self.ema is not None:
-            self.model.load_state_dict(saved["raw"])
+            _load(self.model, saved["raw"], divided=self.divided)
+        if self.divided:
+            from terrazzo.engine.shards import divided_state
+
+            saved["optimizer"] = divided_state(saved["optimizer"], self.optimizer)
         self.optimizer.load_state_dict(saved["optimizer"])
+        if not self.divided:
+            _lay_out(self.optimizer)
         self.scaler.load_state_dict(saved["scaler"])
         self._take_counts(saved["confusion"], saved["loss_sum"])
         for name in COUNTERS:
@@ -132,6 +155,25 @@ class TrainState:
             self.loss_sum[self.rank] = losses.reshape(-1)[self.rank]  # added to in the same order as without a stop
         elif self.rank == 0:
             self.loss_sum[0] = losses.sum()
+
+
+def _load(model: Segmenter, tensors: dict[str, Tensor], *, divided: bool) -> None:
+    if divided:
+        from terrazzo.engine.shards import divided as shares
+
+        tensors = shares(tensors, model.state_dict())
+    model.load_state_dict(tensors)
+
+
+def _lay_out(optimizer: torch.optim.Optimizer) -> None:
+    """Running means get the memory layout of their weights, which a checkpoint written by shares has lost.
+
+    torch's fused updates walk through both in the order of memory, and so would take them for each other's.
+    """
+    for parameter, values in optimizer.state.items():
+        for key, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                values[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def read_state(folder: Path) -> dict[str, Any]:

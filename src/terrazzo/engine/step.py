@@ -75,7 +75,7 @@ def make_scaler(cfg: StepConfig, device: torch.device) -> torch.amp.GradScaler:
 def wrapped(model: Segmenter, cfg: StepConfig, world: World) -> nn.Module:
     """The network as the step calls it: shared with other ranks, captured, or itself."""
     network: nn.Module = model
-    if world.size > 1:
+    if world.size > 1 and not is_divided(model):
         devices = [world.device.index] if world.device.type == "cuda" else None
         network = DistributedDataParallel(network, device_ids=devices)
     if cfg.mode == "compile":
@@ -111,7 +111,8 @@ def make_step(
         optimizer.zero_grad(set_to_none=True)
         counted = world.sum(count(masks)) / world.size  # DDP averages gradients over ranks
         pairs = list(zip(images.chunk(cfg.accumulate), masks.chunk(cfg.accumulate), strict=True))
-        with explained(images, masks, cfg.accumulate, attempt):
+        # Nothing is tried where ranks would wait for this one: it alone may be out of memory.
+        with explained(images, masks, cfg.accumulate, attempt if world.size == 1 else None):
             parts = [
                 part(*pair, counted, _no_sync(network) if place + 1 < len(pairs) else nullcontext())
                 for place, pair in enumerate(pairs)
@@ -143,6 +144,17 @@ def _forward(network: nn.Module, images: Tensor, cfg: StepConfig) -> Output:
     return output
 
 
+def is_divided(network: nn.Module) -> bool:
+    """Whether ranks hold shares of it; asked without importing torch's FSDP, which takes a second."""
+    return hasattr(network, "set_requires_gradient_sync")
+
+
 def _no_sync(network: nn.Module) -> AbstractContextManager[None]:
     """Gradients of all parts but the last are only added up; ranks exchange them once."""
-    return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
+    if isinstance(network, DistributedDataParallel):
+        return network.no_sync()
+    if is_divided(network):
+        from terrazzo.engine.shards import without_sync
+
+        return without_sync(network)
+    return nullcontext()

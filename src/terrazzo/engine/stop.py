@@ -9,8 +9,8 @@ from pydantic import NonNegativeFloat, PositiveInt
 
 from terrazzo.base import Config
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
-"""Those of this system: Windows has no SIGUSR1."""
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGBREAK") if hasattr(signal, name))
+"""Those of this system: Windows alone has SIGBREAK, and no SIGUSR1."""
 
 
 class EarlyStop(Config):
