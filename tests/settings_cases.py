@@ -11,9 +11,11 @@ from settings_base import Case
 from settings_cases_adapt import ADAPT
 from settings_cases_data import DATA
 from settings_cases_models import MODEL
+from settings_cases_parallel import PARALLEL
+from settings_cases_track import TRACK
 from settings_cases_training import TRAINING
 
-CASES: dict[str, Case] = TRAINING | ADAPT | DATA | MODEL
+CASES: dict[str, Case] = TRAINING | ADAPT | DATA | MODEL | PARALLEL | TRACK
 
 REFUSED: dict[str, tuple[Any, str]] = {
     "data.own.root": ("elsewhere", "data.root .*change nothing"),

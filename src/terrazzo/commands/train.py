@@ -22,10 +22,10 @@ from terrazzo.base import Dataset, InputError
 from terrazzo.bundle import BundleClasses, BundleConfig, save_bundle
 from terrazzo.commands.check import check_labels
 from terrazzo.commands.evaluate import score_dataset
+from terrazzo.commands.lengths import Lengths
 from terrazzo.commands.report import report_run
 from terrazzo.commands.start import (
     Job,
-    Lengths,
     build_loss_of,
     build_sets,
     build_state,
@@ -34,18 +34,23 @@ from terrazzo.commands.start import (
     own_sets,
     start_folder,
 )
+from terrazzo.commands.tracking import Tracking, final_scores, tracking
 from terrazzo.config import RunConfig, config_of, dump_yaml, load_config
 from terrazzo.data.loader import seed_of
+from terrazzo.engine.parallel import at_hand, check_shares, is_shared_out
 from terrazzo.engine.rundir import RunDir
 from terrazzo.engine.state import TrainState
 from terrazzo.engine.step import Step, make_step
 from terrazzo.engine.stop import StopFlag
+from terrazzo.engine.watch import Watch
 from terrazzo.engine.world import World
 from terrazzo.losses import Loss
 from terrazzo.metrics import Scores, absent_under
 from terrazzo.models import self_contained
+from terrazzo.track import check_ready
 from terrazzo.track.console import ConsoleTracker
 from terrazzo.track.jsonl import Jsonl, read_lines, write_csv
+from terrazzo.track.tracker import Validation
 
 NONFINITE = "nonfinite.json"
 """File of a run folder: the step whose loss was no number, and the images it read."""
@@ -97,11 +102,13 @@ def train(
         case _:
             cfg = load_config(config)
     passed = own_sets(cfg, train_set, val_set, test_set)
-    world, run = World.join(cfg.device), RunDir(cfg.out)
+    world, run = World.join(cfg.device, cfg.parallel.timeout), RunDir(cfg.out)
     console = Console(stderr=True, quiet=not world.main)
     aside = run.move_aside() if fresh and world.main else None
-    with run if world.main else nullcontext(), StopFlag() as stop:
+    with Watch(world), run if world.main else nullcontext(), StopFlag() as stop:
+        check_shares(cfg.batch, cfg.step.accumulate, world)
         world.barrier()  # nobody looks into the folder before the main process holds it
+        world.main_does(partial(check_ready, cfg.trackers))
         last = run.resumable()
         if last is not None:
             saved = run.saved_config()  # of an older terrazzo perhaps, which had fewer keys
@@ -114,6 +121,7 @@ def train(
             job.say(remark)
         if aside is not None:
             job.say(f"moved the old run to {aside}")
+        own = copy.deepcopy(model) if is_shared_out(cfg.parallel, world) else model
         state, built = build_state(job, last, model)
         if last is not None:
             go_on(job, state)
@@ -121,19 +129,21 @@ def train(
             start_folder(job, state, built)
         world.barrier()
         over = state.step >= job.lengths.total or state.stopped_early
-        stopped_by = None if over else _loop(job, state, stop)
+        with tracking(job, state) as trackers:
+            stopped_by = None if over else _loop(job, state, stop, trackers)
+            if stopped_by is None and world.main and not (cfg.out / "report.html").exists():
+                report_run(cfg.out, cfg, sets.score, sets.score_split, world.alone(), network=copy.deepcopy(own))
+            ended = None if stopped_by is not None else final_scores(cfg.out, sets.score_split, state.step)
+            trackers.close("finished" if stopped_by is None else "stopped", ended)
         if stopped_by is not None:
             job.say(f"stopped at step {state.step}; the same command goes on from there")
         elif world.main:
-            if not (cfg.out / "report.html").exists():
-                own = copy.deepcopy(model)
-                report_run(cfg.out, cfg, sets.score, sets.score_split, world.alone(), network=own)
             early = ", stopped early" if state.stopped_early else ""
             job.say(f"finished: {state.step} steps{early}; report: {cfg.out / 'report.html'}")
         return Run(cfg.out, state.step, finished=stopped_by is None, stopped_by=stopped_by)
 
 
-def _loop(job: Job, state: TrainState, stop: StopFlag) -> int | None:
+def _loop(job: Job, state: TrainState, stop: StopFlag, trackers: Tracking) -> int | None:
     """Train from state.step to the end; the number of the signal that stopped it before, on every rank the same."""
     cfg, world, run, sets, lengths = job.cfg, job.world, job.run, job.sets, job.lengths
     model, tracker, samples = state.model, Jsonl(run.path / "metrics.jsonl"), len(sets.train)
@@ -160,6 +170,7 @@ def _loop(job: Job, state: TrainState, stop: StopFlag) -> int | None:
 
             values: dict[str, float] = {}
             improved: list[str] = []
+            found: Validation | None = None
             validating = last or state.step % lengths.validate == 0
             if validating or state.step % lengths.log == 0 or state.step % lengths.save == 0:
                 check_finite(job, state, recent)  # before anything is written
@@ -167,10 +178,11 @@ def _loop(job: Job, state: TrainState, stop: StopFlag) -> int | None:
                 values |= _training_values(job, state)
             if validating:
                 world.share(state.shown.buffers())  # each rank has moved BatchNorm's statistics by its own part
-                with screen.doing("validate"):
+                with screen.doing("validate"), at_hand(state.shown, cfg.parallel, world):
                     val = score_dataset(
                         state.shown, sets.val, cfg.evaluation, world=world, workers=cfg.data.workers, loss=loss
                     )
+                    found = trackers.validation(state.shown, val)
                 values |= {"val/loss": val.loss, "val/miou": val.tally.scores().miou}
                 improved = state.improved({"best_miou": values["val/miou"], "best_loss": -values["val/loss"]})
                 if cfg.early_stop is not None:
@@ -180,6 +192,7 @@ def _loop(job: Job, state: TrainState, stop: StopFlag) -> int | None:
             if values and world.main:
                 values = {"epoch": round(state.step * cfg.batch / samples, 4), **values}
                 tracker.log(state.step, values)  # before any checkpoint: a resume cuts lines, it never misses one
+                trackers.log(state.step, values, found)
                 screen.log(state.step, values)
             if ends_epoch(state.step, cfg.batch, samples):
                 state.confusion.zero_()
@@ -188,7 +201,7 @@ def _loop(job: Job, state: TrainState, stop: StopFlag) -> int | None:
             told = world.most(stop.number or 0) if asking else 0
             if told and recent:
                 check_finite(job, state, recent)
-            if last or told or state.step % lengths.save == 0:
+            if last or told or improved or state.step % lengths.save == 0:
                 state.gather(world)
             if world.main:
                 _save(job, state, values, improved, ends=last or told > 0)
@@ -291,4 +304,4 @@ def _fill_bundle(folder: Path, *, job: Job, state: TrainState, values: dict[str,
         scores=scores,
         version=__version__,
     )
-    save_bundle(folder, state.shown, config)
+    save_bundle(folder, state.shown, config, state=state.tensors())
