@@ -1,11 +1,13 @@
 """The end of a run: its best checkpoint is scored, and drawn for people in report.html."""
 
 import csv
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import yaml
 from torch import Tensor, nn
@@ -27,6 +29,8 @@ from terrazzo.track.jsonl import read_lines
 
 LATENCY_SECONDS = 5.0
 """No further latency run begins after so many seconds of them."""
+
+COST_FILE = "cost.json"
 
 SHOWN = 4
 """Images of each group (best, worst, samples)."""
@@ -61,7 +65,9 @@ def report_run(
     predictor = Predictor(model, dataset.classes, config.evaluation)
     panels, seconds = _panels(predictor, dataset, evaluated.images)
     bill = measure(model, _example(model, dataset, config.evaluation), seconds=LATENCY_SECONDS)
-    cost = _cost(bill, found.folder, folder, config, bundle.step, seconds)
+    facts = cost_facts(bill, found.folder, folder, config) | {"prediction_seconds": median(seconds)}
+    write_cost(evaluation, facts)
+    cost = _cost(facts, config, bundle.step, len(seconds))
     write_text(evaluation / "cost.csv", _cost_table(cost))
     write_report(
         folder / "report.html",
@@ -123,25 +129,61 @@ def _example(model: Segmenter, dataset: Dataset, evaluation: EvaluationConfig) -
     return images.to(model.mean.device)
 
 
-def _cost(bill: Cost, bundle: Path, run: Path, config: RunConfig, step: int, seconds: Sequence[float]) -> list[Number]:
+def cost_facts(bill: Cost, bundle: Path, run: Path, config: RunConfig) -> dict[str, Any]:
+    """cost.json of a run: what a network costs, and what training it did, as plain numbers; bytes and seconds."""
     last = read_state(find_bundle(run, "last").folder)
-    rate = last["step"] * config.batch / max(1e-9, last["seconds"])
     latency = bill.latency
     assert latency is not None, "measure times unless told not to"
-    device = latency.device
-    shape = "x".join(str(side) for side in bill.shape)
-    spread = f"{1e3 * latency.low:.1f} to {1e3 * latency.high:.1f} ms are 10 to 90 % of {latency.runs} runs"
-    threads = f"{latency.threads} threads, {device}" if device == "cpu" else device
+    return {
+        "shape": list(bill.shape),
+        "parameters": bill.parameters,
+        "executed": bill.executed,
+        "bytes": bill.size,
+        "macs": bill.macs,
+        "latency": {"median": latency.median, "low": latency.low, "high": latency.high, "runs": latency.runs},
+        "device": latency.device,
+        "threads": latency.threads,
+        "peak_bytes": bill.peak,
+        "kept_bytes": bill.kept,
+        "file_bytes": (bundle / "model.safetensors").stat().st_size,
+        "train_seconds": last["seconds"],
+        "train_steps": last["step"],
+        "train_threads": last["threads"],
+        "train_device": latency.device if config.device == "auto" else config.device,
+        "images_per_second": last["step"] * config.batch / max(1e-9, last["seconds"]),
+    }
+
+
+def measured_cost(model: Segmenter, dataset: Dataset, bundle: Path, run: Path, config: RunConfig) -> dict[str, Any]:
+    """The facts of a run that has been trained before, measured now."""
+    bill = measure(model, _example(model, dataset, config.evaluation), seconds=LATENCY_SECONDS)
+    known = config.device != "auto"  # else it may have been trained on another device than this one
+    return cost_facts(bill, bundle, run, config) | ({} if known else {"train_device": None})
+
+
+def write_cost(evaluation: Path, facts: Mapping[str, Any]) -> None:
+    """Keep the facts beside the scores of the checkpoint that they are of."""
+    write_text(evaluation / COST_FILE, json.dumps(facts, indent=2) + "\n")
+
+
+def _cost(facts: Mapping[str, Any], config: RunConfig, step: int, shown: int) -> list[Number]:
+    latency, device = facts["latency"], facts["device"]
+    shape = "x".join(str(side) for side in facts["shape"])
+    spread = f"{1e3 * latency['low']:.1f} to {1e3 * latency['high']:.1f} ms are 10 to 90 % of {latency['runs']} runs"
+    threads = f"{facts['threads']} threads, {device}" if device == "cpu" else device
+    trained = f"batch {config.batch}, {facts['train_threads']} threads, {device}"
+    seconds = facts["train_seconds"]
+    prediction = f"{1e3 * facts['prediction_seconds']:.0f} ms an image"
     return [
-        Number("parameters", f"{bill.parameters / 1e6:.3f} M", f"{bill.executed / 1e6:.3f} M of them run"),
-        Number("size", f"{bill.size / 2**20:.3f} MiB", "parameters and buffers"),
-        Number("work", f"{bill.macs / 1e9:.3f} GMACs", f"convolutions and matrix products at {shape}"),
-        Number("latency", f"{1e3 * latency.median:.1f} ms", f"median; {spread}; {shape}, {threads}"),
-        Number("memory", f"{bill.peak / 2**20:.0f} MiB", f"peak beside it, {shape}"),
-        Number("model file", f"{(bundle / 'model.safetensors').stat().st_size / 1e6:.2f} MB"),
-        Number("training time", _clock(last["seconds"]), f"{last['step']} steps; validation and reports left out"),
-        Number("training speed", f"{rate:.1f} images/s", f"batch {config.batch}, {last['threads']} threads, {device}"),
-        Number("prediction", f"{1e3 * median(seconds):.0f} ms an image", f"median of {len(seconds)}, array to mask"),
+        Number("parameters", f"{facts['parameters'] / 1e6:.3f} M", f"{facts['executed'] / 1e6:.3f} M of them run"),
+        Number("size", f"{facts['bytes'] / 2**20:.3f} MiB", "parameters and buffers"),
+        Number("work", f"{facts['macs'] / 1e9:.3f} GMACs", f"convolutions and matrix products at {shape}"),
+        Number("latency", f"{1e3 * latency['median']:.1f} ms", f"median; {spread}; {shape}, {threads}"),
+        Number("memory", f"{facts['peak_bytes'] / 2**20:.0f} MiB", f"peak beside it, {shape}"),
+        Number("model file", f"{facts['file_bytes'] / 1e6:.2f} MB"),
+        Number("training time", _clock(seconds), f"{facts['train_steps']} steps; validation and reports left out"),
+        Number("training speed", f"{facts['images_per_second']:.1f} images/s", trained),
+        Number("prediction", prediction, f"median of {shown}, array to mask"),
         Number("shown checkpoint", f"step {step}"),
     ]
 
