@@ -28,5 +28,5 @@ types: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --upgrade pip
-	$(BIN)/python -m pip install -c constraints.txt -e ".[dev,pack,transformers]"
+	$(BIN)/python -m pip install -c constraints.txt -e ".[dev,pack,transformers,search,tensorboard,wandb,mlflow,8bit]"
 	touch .venv/installed

@@ -132,7 +132,7 @@ def rows(done: list[dict[str, Any]]) -> list[dict[str, Any]]:
             *(data, method, len(mine), f"{statistics.mean(scores):.4f}", spread, f"{100 * mine[0]['learning']:.2f}"),
             "-" if size is None else f"{size:.1f}",
             f"{statistics.mean(one['peak_mib'] for one in mine):.0f}",
-            f"{statistics.mean(one['seconds'] for one in mine):.0f}",
+            f"{statistics.mean(one['cpu_seconds'] for one in mine):.0f}",
             " ".join(one["metrics_sha256"][:8] for one in mine),
         )
         found.append(dict(zip(COLUMNS, cells, strict=True)))

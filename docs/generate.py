@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from terrazzo.config import RunConfig
+from terrazzo.sweep.plan import SweepRecipe
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -23,7 +23,7 @@ every key can be given as `key=value` (`optim.lr=1e-3`), which replaces the whol
 def reference() -> str:
     """The page: one table per section, in the order a reader meets them."""
     sections: dict[type[BaseModel], str] = {}
-    collect(RunConfig, "", sections)
+    collect(SweepRecipe, "", sections)
     return HEAD + "".join(table(model, where) for model, where in sections.items())
 
 
@@ -125,7 +125,7 @@ def shown_type(annotation: Any) -> str:
 def write(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "config.md").write_text(reference(), encoding="utf-8")
-    schema = json.dumps(RunConfig.model_json_schema(), indent=1, ensure_ascii=False) + "\n"
+    schema = json.dumps(SweepRecipe.model_json_schema(), indent=1, ensure_ascii=False) + "\n"
     (folder / "recipe.schema.json").write_text(schema, encoding="utf-8")
 
 

@@ -8,8 +8,8 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "terrazzo"
 
 FLOORS: list[set[str]] = [
-    {"terrazzo.base", "terrazzo.files"},
-    {"terrazzo.output"},
+    {"terrazzo.base", "terrazzo.faults", "terrazzo.files"},
+    {"terrazzo.output", "terrazzo.recipe"},
     {"terrazzo.kernels", "terrazzo.published"},
     {
         "terrazzo.data",
@@ -20,15 +20,15 @@ FLOORS: list[set[str]] = [
         "terrazzo.cost",
         "terrazzo.track",
     },
-    {"terrazzo.adapt", "terrazzo.engine", "terrazzo.infer", "terrazzo.check", "terrazzo.discover"},
+    {"terrazzo.adapt", "terrazzo.engine", "terrazzo.infer", "terrazzo.check", "terrazzo.discover", "terrazzo.launch"},
     {"terrazzo.config", "terrazzo.report", "terrazzo.prepare"},
     {"terrazzo.description"},
-    {"terrazzo.bundle", "terrazzo.convert"},
+    {"terrazzo.bundle", "terrazzo.convert", "terrazzo.sweep", "terrazzo.comparison"},
     {"terrazzo.sources"},
     {"terrazzo.adapters"},
     {"terrazzo.commands"},
-    {"terrazzo.terminal"},
-    {"terrazzo.cli_convert", "terrazzo.cli_data", "terrazzo.cli_find", "terrazzo.cli_models"},
+    {"terrazzo.terminal", "terrazzo.terminal_sweep"},
+    {"terrazzo.cli_convert", "terrazzo.cli_data", "terrazzo.cli_find", "terrazzo.cli_models", "terrazzo.cli_runs"},
     {"terrazzo.cli"},
     {"terrazzo.__main__"},
 ]
@@ -46,8 +46,33 @@ WITHIN: set[tuple[str, str]] = {
     ("terrazzo.commands.replay", "terrazzo.commands.start"),
     ("terrazzo.commands.replay", "terrazzo.commands.train"),
     ("terrazzo.commands.start", "terrazzo.commands.evaluate"),
+    *(
+        (f"terrazzo.commands.{verb}", "terrazzo.commands.lengths")
+        for verb in ("find_batch", "find_lr", "replay", "start", "train")
+    ),
+    ("terrazzo.commands.start", "terrazzo.commands.machine"),
+    *(
+        ("terrazzo.commands.sweep", f"terrazzo.commands.{verb}")
+        for verb in ("compare", "sweep_estimate", "sweep_search", "sweep_slurm", "sweep_tasks", "sweep_work")
+    ),
+    ("terrazzo.commands.sweep_tasks", "terrazzo.commands.sweep_work"),
+    *(
+        ("terrazzo.commands.sweep_search", f"terrazzo.commands.{verb}")
+        for verb in ("evaluate", "search_cost", "sweep_tasks")
+    ),
+    *(("terrazzo.commands.sweep_work", f"terrazzo.commands.{verb}") for verb in ("start", "sweep_score", "train")),
+    *(("terrazzo.commands.sweep_score", f"terrazzo.commands.{verb}") for verb in ("evaluate", "lengths", "start")),
+    *(
+        ("terrazzo.commands.sweep_estimate", f"terrazzo.commands.{verb}")
+        for verb in ("evaluate", "lengths", "start", "train")
+    ),
+    ("terrazzo.commands.train", "terrazzo.commands.tracking"),
+    ("terrazzo.commands.tracking", "terrazzo.commands.evaluate"),
+    ("terrazzo.commands.tracking", "terrazzo.commands.start"),
     ("terrazzo.commands.evaluate", "terrazzo.commands.score"),
     ("terrazzo.commands.report", "terrazzo.commands.evaluate"),
+    ("terrazzo.commands.compare", "terrazzo.commands.evaluate"),
+    ("terrazzo.commands.compare", "terrazzo.commands.report"),
 }
 """Files of `commands/` are siblings too: the verbs that are made of other verbs."""
 

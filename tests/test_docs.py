@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from terrazzo.config import load_config
+from terrazzo.sweep.plan import load_sweep, plan
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -53,7 +54,7 @@ def test_every_terrazzo_command_of_the_readme_runs_in_order(home: Path) -> None:
     found = commands()
     assert [command[1] for command in found][:3] == ["train", "evaluate", "predict"]
     for command in found:
-        extra = QUICK if command[1] == "train" else []
+        extra = QUICK if command[1] == "train" or (command[1] == "sweep" and "--status" not in command) else []
         done = subprocess.run(
             [sys.executable, "-m", *command, *extra], cwd=home, capture_output=True, text=True, check=False
         )
@@ -61,13 +62,15 @@ def test_every_terrazzo_command_of_the_readme_runs_in_order(home: Path) -> None:
     assert (home / "runs/pets_quickstart/report.html").exists()
     assert (home / "scores.json").exists()
     assert (home / "predictions/pred/Bengal_185.png").exists()
+    assert (home / "runs/rates/results.csv").exists()
+    assert (home / "comparison/report.html").exists()
     code = "\n".join(blocks("python"))
     done = subprocess.run([sys.executable, "-c", code], cwd=home, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_the_readmes_recipe_loads(tmp_path: Path) -> None:
-    recipe, decode = blocks("yaml")
+    recipe, decode, sweep = blocks("yaml")
     (tmp_path / "mine.yaml").write_text(recipe)
     assert load_config(tmp_path / "mine.yaml").model.kind == "smp"
     joined = recipe.replace("  splits:", decode + "  splits:").replace(
@@ -75,6 +78,8 @@ def test_the_readmes_recipe_loads(tmp_path: Path) -> None:
     )
     (tmp_path / "mine.yaml").write_text(joined)
     assert load_config(tmp_path / "mine.yaml").data.decode.kind == "values"
+    (tmp_path / "mine.yaml").write_text(recipe + sweep)
+    assert len(plan(load_sweep(tmp_path / "mine.yaml"))) == 12
 
 
 def test_the_make_commands_of_the_readme_exist() -> None:

@@ -12,7 +12,7 @@ import terrazzo
 from data.fake_files import label, lines
 from terrazzo.adapt import Frozen, Full, Staged
 from terrazzo.base import Epochs
-from terrazzo.commands.start import Lengths
+from terrazzo.commands.lengths import Lengths
 from terrazzo.config import load_config
 from terrazzo.data import build_dataset
 from terrazzo.models import build_model
@@ -46,16 +46,16 @@ def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_w2_says_what_the_workflow_says() -> None:
-    cfg = load_config("cityscapes_two_stages")
+    cfg = load_config("cityscapes_two_stage")
     assert (cfg.model.kind, cfg.model.arch, cfg.model.encoder, cfg.batch) == ("smp", "manet", "mit_b2", 8)
     assert isinstance(cfg.adapt, Staged)
     assert (cfg.adapt.frozen, cfg.length, cfg.adapt.batchnorm) == (Epochs(epochs=2), Epochs(epochs=7), "running")
-    assert load_config("cityscapes_two_stages", ["model.arch=smp.UnetPlusPlus"]).model.arch == "unetplusplus"
+    assert load_config("cityscapes_two_stage", ["model.arch=smp.UnetPlusPlus"]).model.arch == "unetplusplus"
 
 
 def test_w2_learning_rates_of_both_stages() -> None:
     """Cityscapes' 2975 images; a one-cycle rises from 1 / div of its greatest rate and falls to 1 / 100000 of it."""
-    cfg = load_config("cityscapes_two_stages", ["model.arch=fpn", "model.encoder=mobilenet_v2", "model.weights=none"])
+    cfg = load_config("cityscapes_two_stage", ["model.arch=fpn", "model.encoder=mobilenet_v2", "model.weights=none"])
     with torch.device("meta"):
         model = build_model(cfg.model, 35)[0]
     optimizer = build_optimizer(model, model.role, cfg.optim)
@@ -91,7 +91,7 @@ def test_w2_trains_its_stages(trees: Path, tmp_path: Path) -> None:
     ]
     lengths = ["length={steps: 4}", "adapt.frozen={steps: 2}", "save_every={steps: 2}", "keep=9", "batch=2"]
     root = f"data.root={trees / 'cityscapes'}"
-    cfg = load_config("cityscapes_two_stages", [root, *overrides, *small, *lengths, *QUICK])
+    cfg = load_config("cityscapes_two_stage", [root, *overrides, *small, *lengths, *QUICK])
     assert len(build_dataset(cfg.data, "train").classes) == 35
     assert terrazzo.train(cfg).finished
     torch.manual_seed(cfg.seed)
@@ -111,7 +111,7 @@ def test_w5_transfers_the_encoder(trees: Path, tmp_path: Path) -> None:
     first = load_config("pets_segformer", [city, "evaluation.protocol=default", f"out={tmp_path / 'city'}", *shared])
     assert terrazzo.train(first).finished
     encoders = {}
-    begin = [f"data.root={trees / 'pets'}", f"init.from={tmp_path / 'city'}"]
+    begin = [f"data.root={trees / 'pets'}", f"init={{from: {tmp_path / 'city'}, parts: [encoder]}}"]
     for name, adapt, kind in (("all", "{kind: full}", Full), ("frozen", "{kind: frozen}", Frozen)):
         cfg = load_config("pets_transfer", [*begin, f"adapt={adapt}", f"out={tmp_path / name}", *shared])
         assert isinstance(cfg.adapt, kind)

@@ -15,7 +15,7 @@ from torch.optim import lr_scheduler
 import terrazzo
 from data.fake_files import label, lines
 from terrazzo.base import IGNORE, Epochs, Steps, to_steps
-from terrazzo.commands.start import Lengths
+from terrazzo.commands.lengths import Lengths
 from terrazzo.config import RunConfig, load_config
 from terrazzo.cost import parameters
 from terrazzo.data import available_splits, build_dataset

@@ -1,6 +1,6 @@
 """Train, fine-tune and ship semantic-segmentation models.
 
-The five names below are all that most programs need; they are imported when first used, so that `import terrazzo`
+The names below are all that most programs need; they are imported when first used, so that `import terrazzo`
 and `terrazzo --help` wait for nothing heavy.
 """
 
@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from terrazzo.bundle import load_network
+    from terrazzo.commands.compare import compare
     from terrazzo.commands.evaluate import evaluate
     from terrazzo.commands.predict import load, predict
     from terrazzo.commands.train import train
 
 __version__ = "0.1.0"
-__all__ = ["evaluate", "load", "load_network", "predict", "train"]
+__all__ = ["compare", "evaluate", "load", "load_network", "predict", "train"]
 
 _HOME = {
+    "compare": "terrazzo.commands.compare",
     "evaluate": "terrazzo.commands.evaluate",
     "load": "terrazzo.commands.predict",
     "load_network": "terrazzo.bundle",

@@ -1,6 +1,7 @@
 """The command line: parse, call, print. Everything heavy is imported inside the command that needs it."""
 
 import json as jsonlib
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +13,7 @@ from terrazzo.cli_convert import app as convert_app
 from terrazzo.cli_data import app as data_app
 from terrazzo.cli_find import app as find_app
 from terrazzo.cli_models import app as models_app
+from terrazzo.cli_runs import app as runs_app
 from terrazzo.terminal import print_match, print_scores, print_table, progress_bar, say
 
 app = typer.Typer(
@@ -21,6 +23,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(find_app)
+app.add_typer(runs_app)
 app.add_typer(models_app, name="models")
 app.add_typer(data_app, name="data")
 app.add_typer(convert_app, name="convert")
@@ -67,7 +70,10 @@ def train(
     """Train a recipe; go on where the same command was stopped or killed."""
     from terrazzo.commands.train import train as run_training
     from terrazzo.config import load_config
+    from terrazzo.recipe import read_tree
 
+    if "sweep" in read_tree(recipe, overrides or [])[1]:
+        say(f"{recipe} has a `sweep:` block, which is for `terrazzo sweep {recipe}`; this trains its base, one run")
     run = run_training(load_config(recipe, overrides or []), fresh=fresh)
     if run.stopped_by is not None:
         raise typer.Exit(128 + run.stopped_by)
@@ -94,6 +100,7 @@ def evaluate(
 ) -> None:
     """Score a trained model on labelled images."""
     from terrazzo.commands.evaluate import evaluate as run_evaluation
+    from terrazzo.engine.place import Place
 
     with progress_bar("evaluate") as progress:
         result = run_evaluation(
@@ -108,6 +115,8 @@ def evaluate(
             device=device,
             progress=progress,
         )
+    if Place.of(os.environ).rank:
+        return  # of several processes, one talks
     for one in result if isinstance(result, list) else [result]:
         if "match" in one:
             print_match(one["match"])
@@ -248,14 +257,21 @@ def config(
 ) -> None:
     """Print a recipe with every default filled in, or the JSON schema of recipes for your editor."""
     from terrazzo.base import InputError
-    from terrazzo.config import RunConfig, dump_yaml, load_config, recipe_names
+    from terrazzo.config import dump_yaml, load_config
+    from terrazzo.recipe import read_tree, recipe_names
 
     if schema:
-        print(jsonlib.dumps(RunConfig.model_json_schema(), indent=2))
+        from terrazzo.sweep.plan import SweepRecipe
+
+        print(jsonlib.dumps(SweepRecipe.model_json_schema(), indent=2))
     elif recipe is None:
         raise InputError(f"which recipe? A path, or one of: {', '.join(recipe_names())}")
     else:
         print(dump_yaml(load_config(recipe, overrides or [])), end="")
+        if "sweep" in read_tree(recipe, overrides or [])[1]:
+            from terrazzo.sweep.plan import count_runs, load_sweep
+
+            say(f"this is the base of a sweep of {count_runs(load_sweep(recipe, overrides or []))}: `terrazzo sweep`")
 
 
 def _version(value: bool) -> None:

@@ -1,5 +1,6 @@
 """What the commands write on the terminal: progress, tables of scores, remarks. Rich is imported when it is needed."""
 
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from terrazzo.commands.check import Checked
     from terrazzo.commands.find_batch import Tried
     from terrazzo.commands.find_lr import RateTest
+    from terrazzo.comparison.table import Comparison
 
 
 @contextmanager
@@ -187,6 +189,18 @@ def print_verdicts(checked: "Checked", recipe: str) -> None:
     if checked.fix:
         words = shlex.join(checked.fix)
         console.print(Text(f"what answers all errors at once: terrazzo train {recipe} {words}"))
+
+
+def print_comparison(comparison: "Comparison") -> None:
+    """Runs in one table, cut to the terminal's width; a pipe or a file gets all of it."""
+    from rich.console import Console
+
+    from terrazzo.comparison.console import print_table
+
+    console = Console(highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 10_000
+    print_table(comparison, console)
 
 
 def _listed(files: Sequence[str]) -> str:

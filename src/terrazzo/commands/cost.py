@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from terrazzo.base import InputError
 from terrazzo.bundle import HUB, open_model
-from terrazzo.config import load_config, recipe_names
+from terrazzo.config import load_config
 from terrazzo.cost import Cost, measure, parameters, size_in_bytes
 from terrazzo.data import OwnData, build_dataset
 from terrazzo.engine.world import choose_device
@@ -25,6 +25,7 @@ from terrazzo.models.torchvision import TorchvisionArch
 from terrazzo.models.weights import SUFFIXES
 from terrazzo.models.zoo import ZooModel
 from terrazzo.published.catalog import find_entry
+from terrazzo.recipe import recipe_names
 
 CLASSES = 19
 """Of networks that do not say a number themselves: Cityscapes'."""
