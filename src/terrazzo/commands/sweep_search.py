@@ -19,9 +19,9 @@ from terrazzo.sweep.naming import recipe_hash
 from terrazzo.sweep.objective import score_of
 from terrazzo.sweep.plan import Sweep, load_sweep, planned
 from terrazzo.sweep.search import FOLLOWED, SearchConfig, build_pruner, import_optuna
-from terrazzo.sweep.space import Label, Range, labels
+from terrazzo.sweep.space import Label, Range, labels, overlays
 from terrazzo.sweep.storage import Trials
-from terrazzo.sweep.trial import Command, Doing, Worker, overlays
+from terrazzo.sweep.trial import Command, Doing, Worker
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
@@ -54,7 +54,7 @@ def check_search(sweep: Sweep) -> None:
         for label in _ends(axis):
             point = {**first, name: label}
             try:
-                planned(sweep, point, overlays(search, point))
+                planned(sweep, point, overlays(search.space, point))
             except InputError as error:
                 raise InputError(f"sweep.search.space: {str(error).removeprefix('sweep: ')}") from None
     _pruner(sweep, search)

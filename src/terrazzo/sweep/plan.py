@@ -14,8 +14,11 @@ from pydantic import ValidationError
 from terrazzo.base import InputError
 from terrazzo.config import ContradictionError, RunConfig, config_of
 from terrazzo.faults import did_you_mean, sentences, with_kinds
+from terrazzo.files import write_text
+from terrazzo.launch.state import RunState
 from terrazzo.recipe import read_tree
 from terrazzo.sweep.block import SweepConfig
+from terrazzo.sweep.folder import Folder
 from terrazzo.sweep.lists import read_lists
 from terrazzo.sweep.naming import file_text, recipe_hash, run_name, short_keys, stem_of, value_text
 from terrazzo.sweep.overlay import Tree, laid_over
@@ -303,3 +306,12 @@ def in_order(points: Sequence[Point]) -> list[Point]:
         done |= {point.stem: point for point in ready}
         waiting = [point for point in waiting if point.stem not in done]
     return list(done.values())
+
+
+def publish(folder: Folder, run: PlannedRun) -> None:
+    """Write the recipe and the state of a run that is to be trained."""
+    text = yaml.safe_dump(run.tree, sort_keys=False, allow_unicode=True, width=110)
+    write_text(folder.recipe(run.name), text)
+    if not folder.state(run.name).exists():
+        status = "waiting" if run.refused is None else "refused"
+        RunState(name=run.name, hash=run.hash, status=status, reason=run.refused).write(folder.states)

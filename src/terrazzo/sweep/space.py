@@ -98,6 +98,15 @@ def value_of(axis: Any, label: Label) -> Any:
     return values[labels(axis).index(label)]
 
 
+def overlays(space: Mapping[str, Any], values: Mapping[str, Label]) -> list[dict[str, Any]]:
+    """The keys that a point lays over the base, an axis after the other."""
+    laid = []
+    for name, label in values.items():
+        axis, value = space[name], value_of(space[name], label)
+        laid.append(value if isinstance(axis, dict) else {name: value})
+    return laid
+
+
 def said(axis: Any) -> str:
     """An axis in a few words, for people."""
     if not isinstance(axis, Range):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 from filelock import FileLock, Timeout
@@ -13,13 +13,12 @@ from filelock import FileLock, Timeout
 from terrazzo.base import InputError
 from terrazzo.config import RunConfig, config_of
 from terrazzo.engine.stop import StopFlag
-from terrazzo.files import write_text
-from terrazzo.launch.state import OVER, RunState, read_state
+from terrazzo.launch.state import OVER, RunState, Status, read_state
 from terrazzo.sweep.folder import Folder
 from terrazzo.sweep.objective import Score, reports, value_of_run
-from terrazzo.sweep.plan import PlannedRun, Sweep, planned
+from terrazzo.sweep.plan import PlannedRun, Sweep, planned, publish
 from terrazzo.sweep.search import Constraints, SearchConfig, build_sampler, import_optuna
-from terrazzo.sweep.space import Label, suggest, value_of
+from terrazzo.sweep.space import Label, overlays, suggest
 from terrazzo.sweep.storage import TrialRecord, Trials, attributes, read_records
 from terrazzo.sweep.tables import close_search, write_trials
 from terrazzo.sweep.training import train_followed, wait_until_free
@@ -129,7 +128,7 @@ class Worker:
         return record
 
     def _planned(self, number: int, values: Mapping[str, Label], seed: int | None) -> PlannedRun:
-        return planned(self.sweep, {"trial": number, **values}, overlays(self.search, values), seed=seed)
+        return planned(self.sweep, {"trial": number, **values}, overlays(self.search.space, values), seed=seed)
 
     def _outcome(self, record: TrialRecord) -> TrialRecord | None:
         """What comes of a trial; None if a signal stopped it."""
@@ -169,7 +168,7 @@ class Worker:
             return record
         said = ", ".join(f"{name} {costs[name]:.4g} > {getattr(bounds, name):g}" for name in broken)
         for name in record.runs:
-            self._set_state(name, status="refused", reason=f"breaks a constraint of the search: {said}")
+            self._set_state(name, "refused", f"breaks a constraint of the search: {said}")
         return record.model_copy(update={"status": "infeasible", "reason": said})
 
     def _trained(self, record: TrialRecord, name: str) -> TrialRecord | None:
@@ -183,7 +182,7 @@ class Worker:
             record, pruned, status = self._started(record, name)
             after = self._state(name)
             if pruned is not None and after.status != "finished":
-                self._set_state(name, status="pruned", reason=pruned)
+                self._set_state(name, "pruned", pruned)
                 return record.model_copy(update={"status": "pruned", "reason": pruned})
             if after.status == "stopped" and after.reason is not None:  # a full disk: all others would stop there too
                 raise StoppedError(f"{name}: {after.reason}")
@@ -280,7 +279,7 @@ class Worker:
                 study.tell(record.number, state=states.FAIL)
         for name in record.runs:
             if self._state(name).status == "waiting":  # another seed's, or that of a point which came again
-                self._set_state(name, status="pruned", reason=f"not trained: {record.reason}")
+                self._set_state(name, "pruned", f"not trained: {record.reason}")
         write_trials(self.folder.path, self.search, read_records(self.trials.records))
 
     def _taken(self, number: int) -> FileLock | None:
@@ -299,8 +298,8 @@ class Worker:
     def _state(self, name: str) -> RunState:
         return read_state(self.folder.state(name))
 
-    def _set_state(self, name: str, **changes: Any) -> None:
-        self._state(name).model_copy(update=changes).write(self.folder.states)
+    def _set_state(self, name: str, status: Status, reason: str) -> None:
+        self._state(name).model_copy(update={"status": status, "reason": reason}).write(self.folder.states)
 
     def _config(self, name: str) -> RunConfig:
         return config_of(yaml.safe_load(self.folder.recipe(name).read_text(encoding="utf-8")), source=name)
@@ -315,25 +314,7 @@ def failed(record: TrialRecord, reason: str) -> TrialRecord:
     return record.model_copy(update={"status": "failed", "reason": reason[:LONGEST_REASON]})
 
 
-def publish(folder: Folder, run: PlannedRun) -> None:
-    """Write the recipe and the state of a run that is to be trained."""
-    text = yaml.safe_dump(run.tree, sort_keys=False, allow_unicode=True, width=110)
-    write_text(folder.recipe(run.name), text)
-    if not folder.state(run.name).exists():
-        status = "waiting" if run.refused is None else "refused"
-        RunState(name=run.name, hash=run.hash, status=status, reason=run.refused).write(folder.states)
-
-
 def running(study: "Study", number: int) -> "Trial":
     """A trial as an object that can be reported to, whoever asked for it."""
     trial: Trial = import_optuna().trial.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
     return trial
-
-
-def overlays(search: SearchConfig, values: Mapping[str, Label]) -> list[dict[str, Any]]:
-    """The keys that a point lays over the base, an axis after the other."""
-    laid = []
-    for name, label in values.items():
-        axis, value = search.space[name], value_of(search.space[name], label)
-        laid.append(value if isinstance(axis, dict) else {name: value})
-    return laid
