@@ -42,6 +42,7 @@ METHODS: dict[str, list[str]] = {
     "dora": ["adapt={kind: lora, rank: 8, alpha: 16, dora: true}", EVEN],
     "bitfit": ["adapt={kind: bitfit, parts: both}", EVEN],
     "adapter": ["adapt={kind: adapter, width: 16}", EVEN],
+    "full_even": ["adapt={kind: full}", EVEN],
 }
 """What each lays over the recipe; all else is the same."""
 

@@ -67,8 +67,8 @@ def wandb_told(cfg: RunConfig) -> Any:
         built.log(1, {}, FOUND)
     settings = begun["settings"]
     keys = ("project", "entity", "name", "group", "tags", "mode")
-    pictures = run.log.call_args.args[0].get("val/samples", [])
-    return [begun[key] for key in keys], settings.x_disable_stats, settings.x_disable_meta, len(pictures)
+    pictures = sum(len(call.args[0].get("val/samples", [])) for call in run.log.call_args_list)
+    return [begun[key] for key in keys], settings.x_disable_stats, settings.x_disable_meta, pictures
 
 
 def mlflow_told(cfg: RunConfig) -> Any:

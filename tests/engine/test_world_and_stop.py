@@ -64,6 +64,16 @@ def test_the_first_signal_sets_the_flag_and_handlers_are_put_back() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_a_signal_that_comes_too_late_for_a_run_reaches_who_started_it() -> None:
+    """A worker that trains several runs must not begin the next one."""
+    with StopFlag() as worker:
+        with StopFlag():
+            assert not worker.set
+            signal.raise_signal(signal.SIGTERM)
+        assert worker.set
+        assert worker.number == signal.SIGTERM
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows ends a process at once")
 def test_a_second_signal_ends_the_process() -> None:
     code = (

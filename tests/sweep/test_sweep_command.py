@@ -71,8 +71,9 @@ CHAIN = {"runs": {"a": {}, "b": {"after": "a", "seed": 1}, "c": {"after": "b", "
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows tells its processes in another way")
-def test_a_sweep_that_is_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+def test_a_sweep_that_is_stopped_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One process works through two runs; Ctrl-C when the first one has a checkpoint; then the same again."""
+    monkeypatch.setattr("terrazzo.commands.sweep.LOOK_SECONDS", 0.0)  # a quick machine is through in two seconds
     lengths = {"length": {"steps": 60}, "save_every": {"steps": 4}, "validate_every": {"steps": 60}}
     block = {"grid": {"optim.lr": [1e-3, 1e-4]}, "runs_per_job": 2, "checkpoints": ["last"]}
     sweep = sweep_of(tmp_path, block, **lengths)

@@ -25,13 +25,14 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWand
     monkeypatch.setattr("terrazzo.commands.train.report_run", lambda *args, **options: None)
     monkeypatch.setattr("terrazzo.commands.tracking.STOP_SECONDS", 60.0)
     write_data(tmp_path)
+    import wandb
+
+    wandb.teardown()  # it knows one server a process, and a test before may have made it known another
     with fake_wandb() as made:
         monkeypatch.setenv("WANDB_BASE_URL", made.url)
         monkeypatch.setenv("WANDB_API_KEY", KEY)
         yield made
-        import wandb
-
-        wandb.teardown()  # it knows one server a process
+        wandb.teardown()
 
 
 def numbers(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -33,7 +33,10 @@ class EarlyStop(Config):
 
 
 class StopFlag:
-    """While entered, a first signal asks the loop to stop; a second one does what it always did."""
+    """While entered, a first signal asks the loop to stop; a second one does what it always did.
+
+    A flag around this one is set too: a signal may come when a run has done its last step and looks no more.
+    """
 
     def __init__(self) -> None:
         self.set = False
@@ -55,3 +58,6 @@ class StopFlag:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self.set, self.number = True, number  # nothing else: a handler may run in the middle of a step
+        around = getattr(self._before.get(number), "__self__", None)
+        if isinstance(around, StopFlag):
+            around.set, around.number = True, number
