@@ -3,13 +3,12 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import terrazzo
-from data.fake_files import label, lines
+from data.fake_files import streets_and_pets
 from terrazzo.adapt import Frozen, Full, Staged
 from terrazzo.base import Epochs
 from terrazzo.commands.lengths import Lengths
@@ -23,21 +22,7 @@ QUICK = ("device=cpu", "threads=1", "data.workers=0", "log_every={steps: 1}", "v
 
 @pytest.fixture(scope="module")
 def trees(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders `cityscapes` and `pets` with a few pictures."""
-    root = tmp_path_factory.mktemp("trees")
-    rng = np.random.default_rng(0)
-    for split, city, count in (("train", "aachen", 4), ("val", "munster", 2)):
-        for frame in range(count):
-            stem = f"{split}/{city}/{city}_000000_{frame:06}"
-            label(root / f"cityscapes/leftImg8bit/{stem}_leftImg8bit.png", rng.integers(0, 256, (32, 64, 3)))
-            ids = rng.choice([0, 7, 8, 11, 23, 26], (4, 8)).repeat(8, 0).repeat(8, 1)
-            label(root / f"cityscapes/gtFine/{stem}_gtFine_labelIds.png", ids)
-    for name, stems in {"trainval": ["Abyssinian_1", "Abyssinian_2"], "test": ["Bengal_1"]}.items():
-        lines(root / f"pets/annotations/{name}.txt", *(f"{stem} 1 1 1" for stem in stems))
-        for stem in stems:
-            label(root / f"pets/images/{stem}.jpg", rng.integers(0, 256, (40, 50, 3)))
-            label(root / f"pets/annotations/trimaps/{stem}.png", rng.integers(1, 4, (10, 10)).repeat(4, 0).repeat(5, 1))
-    return root
+    return streets_and_pets(tmp_path_factory.mktemp("trees"), frames=4)
 
 
 @pytest.fixture(autouse=True)
