@@ -13,6 +13,7 @@ STAGED = {"length": {"steps": 4}, "adapt": {"kind": "staged", "frozen": {"steps"
 """Two steps of each stage."""
 
 LEAVES: dict[str, tuple[Any, ...]] = {
+    "full.batchnorm": ("frozen", "running"),
     "frozen.train": ("decoder", "classifier"),
     "frozen.batchnorm": ("frozen", "running"),
     "ssf.targets": ("auto", ["encoder.stages.0.0"], ["encoder.stages.1.0"], {"regex": r"encoder\.stages\.1\..*"}),

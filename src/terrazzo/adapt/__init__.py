@@ -52,18 +52,21 @@ class Adapted:
     """Numbers that learn."""
     total: int
     """Numbers in all parameters, those of the method included."""
+    still: int
+    """Norms, and the like, whose statistics are not moved on."""
 
     def __str__(self) -> str:
         share = 100 * self.trainable / max(1, self.total)
         where = f"; {len(self.layers)} layers changed" if self.layers else ""
-        return f"{self.trainable:,} of {self.total:,} parameters learn ({share:.2f} %){where}"
+        kept = f"; {self.still} norms keep their statistics" if self.still else ""
+        return f"{self.trainable:,} of {self.total:,} parameters learn ({share:.2f} %){where}{kept}"
 
 
 def adapt(segmenter: Segmenter, cfg: AdaptConfig) -> Adapted:
     """Freeze what the method does not train, and add what it adds, in place.
 
     Parameters that were frozen before (a network's own constants) stay so. BatchNorm's statistics stand still in
-    every part that does not learn as a whole.
+    every part that does not learn as a whole, and in the encoder of a network that does, if the method says so.
 
     Raises:
         InputError: the method has nothing to work on in this network, or nothing would learn.
@@ -97,13 +100,16 @@ def adapt(segmenter: Segmenter, cfg: AdaptConfig) -> Adapted:
     for name, parameter in segmenter.named_parameters():
         if name in learnable and segmenter.role(name) in open_roles:
             parameter.requires_grad_(True)
-    if not (isinstance(cfg, Frozen) and cfg.batchnorm == "running"):
+    if isinstance(cfg, Full) and cfg.batchnorm == "frozen":
+        _stand_still(segmenter, {"decoder", "head"})
+    elif not (isinstance(cfg, Frozen) and cfg.batchnorm == "running"):
         _stand_still(segmenter, open_roles)
     learning = sum(parameter.numel() for parameter in segmenter.parameters() if parameter.requires_grad)
     if not learning:
         roles = sorted({segmenter.role(name) for name in learnable})
         raise InputError(f"adapt: nothing would learn: the network's parts are {', '.join(roles) or 'none'}; {cfg!r}")
-    return Adapted(tuple(layers), learning, sum(parameter.numel() for parameter in segmenter.parameters()))
+    whole = sum(parameter.numel() for parameter in segmenter.parameters())
+    return Adapted(tuple(layers), learning, whole, len(segmenter.still))
 
 
 def added(cfg: AdaptConfig) -> AdaptConfig:
@@ -131,10 +137,18 @@ def _beside(also_train: str) -> set[str]:
 
 
 def _stand_still(segmenter: Segmenter, open_roles: set[str]) -> None:
-    """Norms of the parts that do not learn stay in eval mode from now on."""
+    """Norms of the parts that do not learn stay in eval mode from now on, and so does what else follows the images
+    without a gradient (EMANet's bases)."""
     segmenter.still = [
         module
         for name, module in segmenter.named_modules()
-        if isinstance(module, _BatchNorm | nn.InstanceNorm2d) and segmenter.role(name) not in open_roles
+        if segmenter.role(name) not in open_roles
+        and (isinstance(module, _BatchNorm | nn.InstanceNorm2d) or _follows_images(module))
     ]
     segmenter.train(segmenter.training)
+
+
+def _follows_images(module: nn.Module) -> bool:
+    """A layer of buffers alone. It may follow the images, and if it does not, eval mode changes nothing in it."""
+    layer = next(module.children(), None) is None and next(module.parameters(), None) is None
+    return layer and next(module.buffers(), None) is not None

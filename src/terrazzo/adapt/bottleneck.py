@@ -6,7 +6,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
-from terrazzo.adapt.probing import block_axes
+from terrazzo.adapt.probing import block_axes, first_changed
 from terrazzo.adapt.targets import AlsoTrain
 from terrazzo.base import Config
 from terrazzo.models import Segmenter
@@ -41,10 +41,9 @@ class Bottleneck(nn.Module):
         added: Tensor = self.up(functional.gelu(self.down(moved)))
         return features + added.movedim(-1, self.axis)
 
-    def after(self, block: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    def after(self, block: nn.Module, inputs: Any, output: Any) -> Any:
         """As a forward hook of the block: code that calls the block, and the block's own names, stay as they are."""
-        answer: Tensor = self(output)
-        return answer
+        return first_changed(output, self)
 
 
 def bottleneck(segmenter: Segmenter, cfg: Adapter) -> list[str]:
@@ -55,5 +54,5 @@ def bottleneck(segmenter: Segmenter, cfg: Adapter) -> list[str]:
     for name, (block, axis, channels) in found.items():
         added = Bottleneck(channels, cfg.width, axis).to(segmenter.mean.device)
         segmenter.adapters[name.replace(".", "/")] = added
-        block.register_forward_hook(added.after)
-    return list(found)
+        block.register_forward_hook(added.after, prepend=True)  # before those by which transformers takes features
+    return [name.removeprefix("net.") for name in found]

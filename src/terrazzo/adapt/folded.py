@@ -34,17 +34,29 @@ def place_of(layer: nn.Module) -> Place:
     return Place("in_proj_weight", "in_proj_bias") if fused else Place("weight", "bias")
 
 
+STANDARDIZED = {"StdConv2d", "StdConv2dSame", "WeightStandardizedConv2d"}
+"""Convolutions of timm and transformers that bring their weights to mean 0 and variance 1: no factor survives that."""
+
+
 def is_matrix(layer: nn.Module) -> bool:
-    """Linear layers, convolutions of any dilation and groups, and attention whose query, key and value are one."""
-    if isinstance(layer, nn.MultiheadAttention):
-        return layer.in_proj_weight is not None
-    return isinstance(layer, nn.Linear | nn.Conv2d)
+    """Linear layers, convolutions of any dilation and groups, and attention whose query, key and value are one; none
+    whose weight is made from others already (weight norm)."""
+    known = isinstance(layer, nn.Linear | nn.Conv2d | nn.MultiheadAttention)
+    return known and layer._parameters.get(place_of(layer).weight) is not None
 
 
 def is_norm(layer: nn.Module) -> bool:
     """Norms with a weight of their own."""
-    known = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-    return isinstance(layer, known) and layer.weight is not None
+    batch, instance = nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm
+    known = (batch, instance, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+    return isinstance(layer, known) and layer._parameters.get("weight") is not None
+
+
+def factor_of(layer: nn.Module) -> str | None:
+    """The parameter of a matrix or norm whose rows are factors of the answer's channels; None if it has none."""
+    if isinstance(layer, nn.Conv2d) and isinstance(getattr(layer, "gain", None), nn.Parameter):
+        return "gain"  # of NFNet, beside a weight that is standardized
+    return None if type(layer).__name__ in STANDARDIZED else place_of(layer).weight
 
 
 def change(layer: nn.Module, name: str, by: Change) -> None:

@@ -12,6 +12,9 @@ class Full(Config):
     """Everything learns."""
 
     kind: Literal["full"] = "full"
+    batchnorm: Literal["frozen", "running"] = "running"
+    """BatchNorm's statistics in the encoder: moved on by the new images, or kept and used as they are, steadier
+    with small batches (MMSegmentation's norm_eval); its factors and shifts learn either way."""
 
 
 class Frozen(Config):

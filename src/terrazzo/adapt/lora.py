@@ -40,11 +40,11 @@ class LowRank(Change):
 
     magnitude: nn.Parameter | None
 
-    def __init__(self, weight: Tensor, cfg: Lora):
+    def __init__(self, weight: Tensor, cfg: Lora, *, groups: int):
         super().__init__()
         rows, columns = weight.shape[0], weight[0].numel()
         rank = min(cfg.rank, rows, columns)
-        self.inputs = weight.shape[1]
+        self.groups = groups
         self.share = cfg.alpha / cfg.rank
         self.dropout = cfg.dropout
         self.down = nn.Parameter(torch.empty(rank, columns))
@@ -54,11 +54,13 @@ class LowRank(Change):
         self.register_parameter("magnitude", lengths)
 
     def forward(self, weight: Tensor) -> Tensor:
-        down: Tensor = self.down
+        product: Tensor = (self.up @ self.down).view(weight.shape)
         if self.training and self.dropout:
-            seen = functional.dropout(down.new_ones(self.inputs), self.dropout)
-            down = down * seen.repeat_interleave(down.shape[1] // self.inputs)
-        changed: Tensor = weight + self.share * (self.up @ down).view(weight.shape)
+            # A row is of one group and has its channels only; a depth-wise one has a single channel.
+            seen = functional.dropout(weight.new_ones(self.groups, weight.shape[1]), self.dropout)
+            seen = seen.repeat_interleave(len(weight) // self.groups, 0)
+            product = product * seen.view(*seen.shape, *(1 for _ in weight.shape[2:]))
+        changed: Tensor = weight + self.share * product
         if self.magnitude is None:
             return changed
         # Detached, as in the paper's section 4.3: a constant in the backward pass.
@@ -71,5 +73,6 @@ def lora(segmenter: Segmenter, cfg: Lora) -> list[str]:
     layers = find_targets(segmenter, cfg.targets, is_matrix)
     for layer in layers.values():
         name = place_of(layer).weight
-        change(layer, name, LowRank(getattr(layer, name), cfg))
+        groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
+        change(layer, name, LowRank(getattr(layer, name), cfg, groups=groups))
     return list(layers)

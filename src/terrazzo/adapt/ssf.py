@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from terrazzo.adapt.folded import Change, change, is_matrix, is_norm, place_of
+from terrazzo.adapt.folded import Change, change, factor_of, is_matrix, is_norm, place_of
 from terrazzo.adapt.targets import AlsoTrain, Targets, find_targets
 from terrazzo.base import Config
 from terrazzo.models import Segmenter
@@ -26,14 +26,20 @@ class Ssf(Config):
 
 
 class Scale(Change):
-    """weight * gamma, a factor for every output channel, which is a weight's first axis."""
+    """weight * gamma, a factor for every output channel: a weight's first axis, or, of a transposed convolution,
+    [inputs, outputs / groups, h, w], the second of each group."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, transposed_groups: int | None):
         super().__init__()
+        self.transposed_groups = transposed_groups
         self.gamma = nn.Parameter(torch.ones(channels))
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight * self.gamma.view(-1, *(1 for _ in weight.shape[1:]))
+        factors: Tensor = self.gamma
+        if self.transposed_groups is not None:
+            factors = factors.view(self.transposed_groups, -1)
+            factors = factors.repeat_interleave(len(weight) // self.transposed_groups, 0)
+        return weight * factors.view(*factors.shape, *(1 for _ in weight.shape[factors.ndim :]))
 
 
 class Shift(Change):
@@ -48,12 +54,21 @@ class Shift(Change):
         return bias * self.of[0].gamma + self.beta
 
 
+def _can_be_scaled(layer: nn.Module) -> bool:
+    # Convolutions that standardize their weights (BiT's) are left as they are: no factor of a weight survives that.
+    known = is_matrix(layer) or is_norm(layer) or isinstance(layer, nn.ConvTranspose2d)
+    return known and factor_of(layer) is not None
+
+
 def ssf(segmenter: Segmenter, cfg: Ssf) -> list[str]:
     """Add the scales and shifts; names of the layers."""
-    layers = find_targets(segmenter, cfg.targets, lambda layer: is_matrix(layer) or is_norm(layer))
+    layers = find_targets(segmenter, cfg.targets, _can_be_scaled)
     for layer in layers.values():
-        weight, bias = place_of(layer)
-        scale = Scale(getattr(layer, weight).shape[0])
+        weight, bias = factor_of(layer), place_of(layer).bias
+        assert weight is not None, "these were left out"
+        transposed = layer if isinstance(layer, nn.ConvTranspose2d) else None
+        channels = getattr(layer, weight).shape[0] if transposed is None else transposed.out_channels
+        scale = Scale(channels, None if transposed is None else transposed.groups)
         change(layer, weight, scale)
         if getattr(layer, bias, None) is not None:
             change(layer, bias, Shift(scale))

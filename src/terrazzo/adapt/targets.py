@@ -39,11 +39,15 @@ Targets = Literal["auto"] | tuple[str, ...] | Regex
 def find_targets(segmenter: Segmenter, targets: Targets, fits: Callable[[nn.Module], bool]) -> dict[str, nn.Module]:
     """Layers by name that `fits` and `targets` agree on, in the network's order.
 
+    Layers on which no answer of the network depends are none: they would never learn.
+
     Raises:
         InputError: nothing is matched, a name is of no layer, or of one that the method cannot change, or a pattern
             matches every layer, the classifier's too.
     """
-    layers = {name: layer for name, layer in segmenter.net.named_modules() if fits(layer)}
+    layers = {
+        name: layer for name, layer in segmenter.net.named_modules() if fits(layer) and _is_used(segmenter, name, layer)
+    }
     if not layers:
         raise InputError("adapt: this method can change no layer of this network")
     match targets:
@@ -61,7 +65,8 @@ def find_targets(segmenter: Segmenter, targets: Targets, fits: Callable[[nn.Modu
         case _:
             found = _named(segmenter, targets, layers)
     if not found:
-        raise InputError(f"adapt.targets={targets} matches no layer; the layers are called {_some(layers)}")
+        what = f".regex {targets.regex!r}" if isinstance(targets, Regex) else f"={targets}"
+        raise InputError(f"adapt.targets{what} matches no layer; the layers are called {_some(layers)}")
     return found
 
 
@@ -70,11 +75,21 @@ def _named(segmenter: Segmenter, names: tuple[str, ...], layers: dict[str, nn.Mo
     for wanted in names:
         mine = {name: layer for name, layer in layers.items() if name == wanted or name.endswith(f".{wanted}")}
         if not mine:
-            other = next((m for n, m in segmenter.net.named_modules() if n == wanted or n.endswith(f".{wanted}")), None)
-            why = "is no layer of this network" if other is None else f"is a {type(other).__name__}, which it cannot be"
+            others = ((n, m) for n, m in segmenter.net.named_modules() if n == wanted or n.endswith(f".{wanted}"))
+            why = next((_why_not(segmenter, *other) for other in others), "is no layer of this network")
             raise InputError(f"adapt.targets: {wanted!r} {why}; layers that can be changed: {_some(layers)}")
         found |= mine
     return {name: layer for name, layer in layers.items() if name in found}
+
+
+def _why_not(segmenter: Segmenter, name: str, layer: nn.Module) -> str:
+    why = ", which the method cannot change" if _is_used(segmenter, name, layer) else " on which no answer depends"
+    return f"is a {type(layer).__name__}{why}"
+
+
+def _is_used(segmenter: Segmenter, name: str, layer: nn.Module) -> bool:
+    own = [f"net.{name}.{key}" for key, _ in layer.named_parameters(recurse=False)]
+    return not own or any(key not in segmenter.unused for key in own)
 
 
 def _some(layers: dict[str, nn.Module]) -> str:

@@ -4,9 +4,9 @@ from typing import Any, Literal
 
 import torch
 from pydantic import PositiveInt
-from torch import Tensor, nn
+from torch import nn
 
-from terrazzo.adapt.probing import block_axes
+from terrazzo.adapt.probing import block_axes, first_changed
 from terrazzo.adapt.targets import AlsoTrain
 from terrazzo.base import Config, InputError
 from terrazzo.models import Segmenter
@@ -39,9 +39,9 @@ class Prompts(nn.Module):
         image = inputs[0]
         return (torch.cat([image, self.tokens.expand(len(image), -1, -1).to(image.dtype)], dim=1), *inputs[1:])
 
-    def after(self, block: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    def after(self, block: nn.Module, inputs: Any, output: Any) -> Any:
         """As a forward hook behind the block."""
-        return output[:, : -self.tokens.shape[1]]
+        return first_changed(output, lambda tokens: tokens[:, : -self.tokens.shape[1]])
 
 
 def vpt(segmenter: Segmenter, cfg: Vpt) -> list[str]:
@@ -60,9 +60,9 @@ def vpt(segmenter: Segmenter, cfg: Vpt) -> list[str]:
         prompts = Prompts(cfg.tokens, channels).to(segmenter.mean.device)
         segmenter.adapters[name.replace(".", "/")] = prompts
         block.register_forward_pre_hook(prompts.before)
-        block.register_forward_hook(prompts.after)
+        block.register_forward_hook(prompts.after, prepend=True)  # before those that take features
     try:
         block_axes(segmenter, "vpt")
     except (RuntimeError, IndexError, AssertionError) as error:
         raise InputError(f"{refusal}; here one more token does not fit: {str(error).splitlines()[0]}") from error
-    return list(found)
+    return [name.removeprefix("net.") for name in found]

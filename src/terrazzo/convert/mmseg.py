@@ -123,6 +123,8 @@ def _tree(ledger: Ledger, path: Path) -> dict[str, Any]:
     tree |= {"data": data, "model": model, "augment": augment}
     if evaluation:
         tree["evaluation"] = evaluation
+    if ledger.take("model", "backbone", "norm_eval") is True:
+        tree["adapt"] = {"kind": "full", "batchnorm": "frozen"}
     return {**tree, **losses, **convert_schedule(ledger, path)}
 
 

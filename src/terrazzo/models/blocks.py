@@ -18,12 +18,12 @@ CHANGES = "parametrizations"
 def encoder_blocks(model: Segmenter) -> dict[str, nn.Module]:
     """Blocks of the encoder by name: members of its sequences (ResNet's layers, a transformer's blocks) that have parts
     and no such sequence of their own, as a stage has. A stem's convolutions and norms are no blocks, nor are the rows
-    of convolution, norm and activation inside of a block.
+    of convolution, norm and activation inside of a block, nor parts that no answer depends on.
 
     Where that finds none, the members of every outermost sequence of at least two. Empty if there is no sequence.
     """
     sequences = {
-        name: {f"{name}.{key}": part for key, part in module.named_children() if _has_parameters(part)}
+        name: {f"{name}.{key}": part for key, part in module.named_children() if _is_used(model, f"{name}.{key}", part)}
         for name, module in model.named_modules()
         if name.startswith("net.") and f".{CHANGES}" not in name
         if isinstance(module, SEQUENCES) and model.role(name) == "encoder"
@@ -48,6 +48,10 @@ def _is_row(module: nn.Module) -> bool:
 
 def _has_parts(module: nn.Module) -> bool:
     return any(_has_parameters(part) for name, part in module.named_children() if name != CHANGES)
+
+
+def _is_used(model: Segmenter, name: str, part: nn.Module) -> bool:
+    return any(f"{name}.{parameter}" not in model.unused for parameter, _ in part.named_parameters())
 
 
 def _has_parameters(module: nn.Module) -> bool:

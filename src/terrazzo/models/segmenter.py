@@ -93,6 +93,8 @@ class Segmenter(nn.Module):
         self.roles = {**ROLES, **(roles or {})}
         self.still: list[nn.Module] = []
         """Modules that stay in eval mode while the network trains: norms whose statistics must not move."""
+        self.unused: frozenset[str] = frozenset()
+        """Parameters that no answer depends on, as far as whoever built the network has looked: see `models.used`."""
         white = 255 / normalization.max_value
         device = next((tensor.device for tensor in (*net.parameters(), *net.buffers())), torch.get_default_device())
         # Not in the state dict: the bundle's config says it, and a number must stand in one place only.

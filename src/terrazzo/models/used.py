@@ -37,6 +37,8 @@ def remove_unused(segmenter: Segmenter, look: Callable[[], Iterable[Tensor]]) ->
     clean(segmenter.net)
     for parameter in segmenter.parameters():
         parameter.requires_grad_(parameter in used)
+    named = segmenter.named_parameters(remove_duplicate=False)
+    segmenter.unused = frozenset(name for name, parameter in named if parameter not in used)
 
 
 def _reached(answers: Iterable[Tensor]) -> set[Tensor]:

@@ -53,7 +53,10 @@ class ZooModel(ModelInput):
                 f"({examples}); or give weights: none, or the path of a file"
             )
         if self.weights == "none" and self.head == "new":
-            raise ValueError("head=new with weights=none would change nothing: the whole network starts at random")
+            raise ValueError(
+                "head=new with weights=none would change nothing: the whole network starts at random; leave head out, "
+                "which is head: by_name"
+            )
         return self
 
 
