@@ -83,6 +83,37 @@ def test_a_wrong_override_is_answered_in_a_sentence(override: str, sentence: str
 
 
 @pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("length=5", "length: found 5; write {steps: ...} or {epochs: ...}"),
+        ("length={steps: 0}", "length.steps: Input should be greater than 0 (found 0)"),
+        ("length={epochs: 0}", "length.epochs: Input should be greater than 0 (found 0)"),
+        ("length={step: 3}", "length: found {'step': 3}; write {steps: ...} or {epochs: ...}"),
+        ("schedule.warmups={encoder: 5}", "schedule.warmups.encoder: found 5; write {steps: ...} or {epochs: ...}"),
+        (
+            "optim.lr_factors={body: 1}",
+            "optim.lr_factors: a key should be 'encoder', 'decoder' or 'head' (found 'body')",
+        ),
+        ("adapt=lora", "adapt: found 'lora', where a section with keys stands: {kind: lora}"),
+        ("adapt={kind: lora, targets: q}", "adapt.targets: found 'q'; write auto or a list or {regex: ...}"),
+        (
+            "adapt={kind: lora, targets: {regex: '('}}",
+            "adapt.targets.regex: '(' is no regular expression: missing ), unterminated subpattern at position 0",
+        ),
+        ("init=runs/a", "init: found 'runs/a'; write {from: ...}"),
+        ("init={from: a, parts: head}", "init.parts: found 'head'; write a list: [head]"),
+        ("init={from: a, parts: [b]}", "init.parts.0: Input should be 'encoder', 'decoder' or 'head' (found 'b')"),
+        ("evaluation.window.size=0", "evaluation.window.size: Input should be greater than 0 (found 0)"),
+        ("model.weights=[1]", "model.weights: found [1]; write none or pretrained or a path"),
+    ],
+)
+def test_of_the_forms_that_a_value_may_have_the_nearest_is_spoken_of(override: str, sentence: str) -> None:
+    with pytest.raises(InputError) as error:
+        load_config("camvid_unet", [override])
+    assert str(error.value) == f"camvid_unet: {sentence}"
+
+
+@pytest.mark.parametrize(
     ("recipe", "overrides"),
     [
         ("pets_quickstart", ["data.val_fraction=null", "data.split_seed=3"]),
