@@ -7,7 +7,8 @@ python benchmarks/adaptation.py --camvid CAMVID --voc VOC --weights mobilenet_v2
 Resumable: a run goes on where it was, a finished one is not repeated; results.jsonl has a line for each, with the
 SHA-256 of its metrics.jsonl, and table.md, .csv and .json are written anew after each. Every run is a process of its
 own, so that its peak memory and its CPU time are its own (POSIX only); CPU time, which other work on the machine
-stretches far less than it does the clock's, is of the whole process: start, steps, validation and the scored split.
+stretches far less than it does the clock's, is of the whole process: start, steps, validation and the scored split;
+both are means over the runs that no sitting's end cut in two.
 DeepLabV3+ over MobileNetV2, AdamW, poly, crops of 256, batch 8, no averaging of weights; the decoder and the classifier
 are new and learn in every method but `head`.
 """
@@ -43,6 +44,7 @@ METHODS: dict[str, list[str]] = {
     "bitfit": ["adapt={kind: bitfit, parts: both}", EVEN],
     "adapter": ["adapt={kind: adapter, width: 16}", EVEN],
     "full_even": ["adapt={kind: full}", EVEN],
+    "full_still": ["adapt={kind: full, batchnorm: frozen}", EVEN],
 }
 """What each lays over the recipe; all else is the same."""
 
@@ -73,6 +75,7 @@ def options_of(args: argparse.Namespace, data: str, method: str, seed: int, out:
 def run(args: argparse.Namespace, data: str, method: str, seed: int) -> dict[str, Any]:
     """One row; the run is made, or gone on with, in a process of its own."""
     out = args.out / f"{data}-{method}-{seed}"
+    begun = out.exists()
     command = [sys.executable, "-m", "terrazzo", "train", RECIPE, *options_of(args, data, method, seed, out)]
     with (args.out / f"{out.name}.log").open("a") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -92,6 +95,7 @@ def run(args: argparse.Namespace, data: str, method: str, seed: int) -> dict[str
         "adapter_mib": _adapter_size(out),
         "peak_mib": used.ru_maxrss / (2**20 if sys.platform == "darwin" else 1024),
         "cpu_seconds": used.ru_utime + used.ru_stime,
+        "at_a_stretch": not begun,
         "metrics_sha256": file_hash(out / "metrics.jsonl"),
     }
 
@@ -127,13 +131,16 @@ def rows(done: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if not mine:
             continue
         scores = [one["miou"] for one in mine]
+        whole = [one for one in mine if one["at_a_stretch"]]
         spread = f"{statistics.stdev(scores):.4f}" if len(scores) > 1 else "-"
         size = mine[0]["adapter_mib"]
         cells = (
             *(data, method, len(mine), f"{statistics.mean(scores):.4f}", spread, f"{100 * mine[0]['learning']:.2f}"),
             "-" if size is None else f"{size:.1f}",
-            f"{statistics.mean(one['peak_mib'] for one in mine):.0f}",
-            f"{statistics.mean(one['cpu_seconds'] for one in mine):.0f}",
+            *(
+                f"{statistics.mean(one[key] for one in whole):.0f}" if whole else "-"
+                for key in ("peak_mib", "cpu_seconds")
+            ),
             " ".join(one["metrics_sha256"][:8] for one in mine),
         )
         found.append(dict(zip(COLUMNS, cells, strict=True)))
