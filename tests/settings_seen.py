@@ -23,7 +23,8 @@ from terrazzo.base import Classes, InputError, Sample, Split
 from terrazzo.commands.evaluate import Evaluated, score_dataset
 from terrazzo.commands.lengths import Lengths
 from terrazzo.commands.machine import set_determinism
-from terrazzo.commands.start import Job, Sets, build_sets, feed_from
+from terrazzo.commands.sets import Sets, build_sets
+from terrazzo.commands.start import Job, feed_from
 from terrazzo.config import RunConfig
 from terrazzo.data import available_splits, build_dataset
 from terrazzo.data.augment import augment

@@ -45,7 +45,11 @@ WITHIN: set[tuple[str, str]] = {
     ("terrazzo.commands.find_lr", "terrazzo.commands.train"),
     ("terrazzo.commands.replay", "terrazzo.commands.start"),
     ("terrazzo.commands.replay", "terrazzo.commands.train"),
-    ("terrazzo.commands.start", "terrazzo.commands.evaluate"),
+    ("terrazzo.commands.sets", "terrazzo.commands.evaluate"),
+    *(
+        (f"terrazzo.commands.{verb}", "terrazzo.commands.sets")
+        for verb in ("find_batch", "find_lr", "replay", "start", "train", "sweep_estimate", "sweep_score", "sweep_work")
+    ),
     *(
         (f"terrazzo.commands.{verb}", "terrazzo.commands.lengths")
         for verb in ("find_batch", "find_lr", "replay", "start", "train")
@@ -60,7 +64,7 @@ WITHIN: set[tuple[str, str]] = {
         ("terrazzo.commands.sweep_search", f"terrazzo.commands.{verb}")
         for verb in ("evaluate", "search_cost", "sweep_tasks")
     ),
-    *(("terrazzo.commands.sweep_work", f"terrazzo.commands.{verb}") for verb in ("start", "sweep_score", "train")),
+    *(("terrazzo.commands.sweep_work", f"terrazzo.commands.{verb}") for verb in ("sweep_score", "train")),
     *(("terrazzo.commands.sweep_score", f"terrazzo.commands.{verb}") for verb in ("evaluate", "lengths", "start")),
     *(
         ("terrazzo.commands.sweep_estimate", f"terrazzo.commands.{verb}")

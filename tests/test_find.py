@@ -9,12 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from terrazzo.base import InputError
 from terrazzo.cli import main
+from terrazzo.commands import find_batch as find_batch_module
 from terrazzo.commands.find_batch import Tried, find_batch
 from terrazzo.commands.find_lr import find_lr, judge
+from terrazzo.commands.start import Job
 from terrazzo.config import load_config
+from terrazzo.engine.state import TrainState
+from terrazzo.engine.step import Step
+from terrazzo.losses import Loss
+from terrazzo.report.charts import write_rate_test
 
 ROOT = Path(__file__).parents[1]
 TINY = [
@@ -77,6 +84,47 @@ def test_a_curve_that_says_nothing_is_a_sentence(losses: list[float], words: str
         judge(rates, losses, losses, 20)
 
 
+def test_the_curve_has_rates_beneath_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+
+    def look(figure: Figure, path: Path) -> None:
+        figure.canvas.draw()
+        written.extend(label.get_text() for label in figure.axes[0].get_xticklabels())
+
+    monkeypatch.setattr("terrazzo.report.charts._save", look)
+    rates = [10.0**power for power in range(-6, 1)]
+    write_rate_test(tmp_path / "rates.png", rates, [2.0] * 7, [2.0] * 7, 1e-3)
+    assert {"1e-05", "0.001", "1"} <= {*written}
+    assert not any("$" in text for text in written)
+
+
+def test_of_a_staged_recipe_the_first_stage_is_tested_and_that_is_said(capfd: pytest.CaptureFixture[str]) -> None:
+    overrides = [*TINY, "adapt={kind: staged, frozen: {steps: 2}}", "length={steps: 4}", "batch=2"]
+    found = find_lr(load_config(ROOT / "recipes/pets_quickstart.yaml", overrides), steps=40, low=1e-4)
+    assert "this tests the first stage, with the encoder frozen: optim.lr" in capfd.readouterr().err
+    assert found.setting == "optim.lr"
+
+
+def test_of_a_first_stage_with_a_rate_of_its_own_that_is_tested_the_same_for_all(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Parts' factors are of the second stage alone, and so change nothing."""
+    staged = [*TINY, "adapt={kind: staged, frozen: {steps: 2}, lr: 1e-3}", "length={steps: 4}", "batch=2"]
+    plain, slowed = (
+        find_lr(load_config(ROOT / "recipes/pets_quickstart.yaml", [*staged, *more]), steps=40, low=1e-4)
+        for more in ((), ("optim.lr_factors={decoder: 1e-3}",))
+    )
+    assert plain.setting == slowed.setting == "adapt.lr"
+    assert plain.losses == slowed.losses
+    assert "with the encoder frozen: adapt.lr" in capfd.readouterr().err
+
+
+def test_a_file_in_the_place_of_the_folder_is_seen_before_the_test(tmp_path: Path) -> None:
+    (tmp_path / "rates").touch()
+    with pytest.raises(InputError, match="rates is a file; --out is a folder"):
+        find_lr(load_config("pets_quickstart"), out=tmp_path / "rates")
+
+
 @pytest.mark.parametrize("options", [{"low": 1.0, "high": 0.1}, {"low": 0.0}, {"steps": 3}])
 def test_an_empty_range_is_refused(options: dict[str, float]) -> None:
     with pytest.raises(InputError, match="give 0 < low < high and 10 steps"):
@@ -90,6 +138,26 @@ def test_find_batch_tries_each_size_in_a_process(terrazzo: Callable[..., str], t
     rows = [*csv.DictReader(out.read_text().splitlines())]
     assert [(row["batch"], row["fits"]) for row in rows] == [("1", "True"), ("2", "True")]
     assert all(float(row["images_per_second"]) > 0 for row in rows)
+
+
+def test_of_a_staged_recipe_the_stage_that_needs_more_memory_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+
+    def step_of(job: Job, state: TrainState, loss: Loss) -> Step:
+        made = real(job, state, loss)
+        seen.append(all(parameter.requires_grad for parameter in state.model.parameters()))
+        return made
+
+    real = find_batch_module.step_of
+    monkeypatch.setattr(find_batch_module, "step_of", step_of)
+    overrides = [*TINY, "adapt={kind: staged, frozen: {steps: 3}}", "length={epochs: 1}"]
+    assert find_batch_module._steps(load_config("pets_quickstart", overrides), 4).fits
+    assert seen == [True]
+
+
+def test_a_greatest_batch_below_the_least_is_refused() -> None:
+    with pytest.raises(InputError, match=r"--most 2 is less than the least batch, 4 \(step\.accumulate\)"):
+        find_batch(load_config("pets_quickstart", ["step.accumulate=4", "batch=4"]), most=2)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 from torch.optim import lr_scheduler
 
-from terrazzo.base import Epochs, Steps
+from terrazzo.base import Epochs, InputError, Steps
 from terrazzo.optim import (
     AtEpochs,
     AtSteps,
@@ -26,6 +26,7 @@ from terrazzo.optim import (
     Poly,
     Schedule,
     ScheduleConfig,
+    check_warmups,
 )
 
 schedule: TypeAdapter[Any] = TypeAdapter(ScheduleConfig)
@@ -217,3 +218,14 @@ def test_what_a_short_run_never_reaches_is_said() -> None:
         "the run ends at step 30, before the milestones at 50, 100",
     ]
     assert Schedule(cfg, 101, samples=100, batch=10).remarks() == []
+    slow = Constant(warmups={"encoder": Steps(steps=30), "head": Steps(steps=29)})
+    assert Schedule(slow, 30, samples=100, batch=10, begins=20).remarks() == [
+        "the run ends at step 50, inside the encoder's warm-up of 30 steps",
+    ]
+
+
+def test_a_warm_up_of_what_does_not_learn_is_refused() -> None:
+    slow = Constant(warmups={"encoder": Steps(steps=30)})
+    check_warmups(slow, {"encoder", "head"}, "schedule")
+    with pytest.raises(InputError, match=r"adapt\.schedule\.warmups names encoder, but what learns is: decoder, head"):
+        check_warmups(slow, {"head", "decoder"}, "adapt.schedule")

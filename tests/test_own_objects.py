@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import terrazzo
-from terrazzo.base import InputError
+from terrazzo.base import Classes, InputError
 
 PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "own-model-or-dataset.md"
 
@@ -69,10 +69,29 @@ def test_a_forgotten_object_is_asked_for(page: SimpleNamespace) -> None:
 
 def test_an_empty_set_is_named_before_training(page: SimpleNamespace) -> None:
     base = {"data": {"kind": "own"}, "model": {"kind": "own"}, "length": {"steps": 1}, "device": "cpu"}
-    for train, val, sentence in ((0, 4, "training set is empty"), (4, 0, "validation or test set is empty")):
+    for train, val, sentence in ((0, 4, "train has no images"), (4, 0, "val has no images")):
         sets = {"train_set": page.Stripes(train, 0), "val_set": page.Stripes(val, 1)}
         with pytest.raises(InputError, match=sentence):
             terrazzo.train(base, model=page.TwoLayers(2), **sets)
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (
+            ("sky", "road"),
+            "test has 2; they are in another order, first at id 0: 'road' and 'sky'",
+        ),
+        (("sky", "tree"), r"train has 2 classes and test has 2; only train has \['road'\], only test has \['tree'\]"),
+    ],
+)
+def test_splits_of_other_classes_are_told_apart(page: SimpleNamespace, names: tuple[str, str], sentence: str) -> None:
+    base = {"data": {"kind": "own"}, "model": {"kind": "own"}, "length": {"steps": 1}, "device": "cpu"}
+    sets = [page.Stripes(4, seed) for seed in range(3)]
+    for one, its in zip(sets, (("road", "sky"), ("road", "sky"), names), strict=True):
+        one.classes = Classes.of(its)
+    with pytest.raises(InputError, match=sentence):
+        terrazzo.train(base, model=page.TwoLayers(2), train_set=sets[0], val_set=sets[1], test_set=sets[2])
 
 
 def test_a_bundle_of_an_own_network_asks_for_the_code(page: SimpleNamespace) -> None:

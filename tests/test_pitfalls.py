@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from terrazzo.base import InputError
 from terrazzo.commands.evaluate import score_dataset
 from terrazzo.commands.lengths import Lengths
-from terrazzo.commands.start import Job, Sets, build_state
+from terrazzo.commands.sets import Sets
+from terrazzo.commands.start import Job, build_state
 from terrazzo.config import config_of, load_config
 from terrazzo.engine.rundir import RunDir
 from terrazzo.engine.state import TrainState

@@ -15,18 +15,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from terrazzo.adapt import adapt
+from terrazzo.adapt import AdaptConfig, Staged, adapt
 from terrazzo.base import Config, InputError
 from terrazzo.bundle import BundleConfig, find_bundle
+from terrazzo.description import ADAPTER_HEADER
 from terrazzo.engine.world import choose_device
 from terrazzo.files import replacing
 from terrazzo.infer.predictor import Predictor
 from terrazzo.models import LoadReport, Segmenter, build_model, with_normalization
 from terrazzo.models.weights import load_tensors
 from terrazzo.sources import plain_name, read_source
-
-HEADER = "terrazzo-adapter-1"
-"""Key of the file's metadata, and its format."""
 
 BASE_FILE = "base.json"
 """File of a run folder: which of its tensors are the base model's, and what they were."""
@@ -55,15 +53,36 @@ def base_of(segmenter: Segmenter, report: LoadReport | None) -> Base | None:
     if report is None:
         return None
     came = {*report.loaded, *report.adapted}
-    moving = {name for name, parameter in segmenter.named_parameters() if parameter.requires_grad}
+    # By every name that they have: some networks use a layer under two.
+    parameters = segmenter.named_parameters(remove_duplicate=False)
+    moving = {name for name, parameter in parameters if parameter.requires_grad}
     still = {id(buffer) for module in segmenter.still for buffer in module.buffers(recurse=False)}
-    buffers = {name for name, buffer in segmenter.named_buffers() if id(buffer) not in still}
+    buffers = {name for name, buffer in segmenter.named_buffers(remove_duplicate=False) if id(buffer) not in still}
     kept = {
         plain_name(name): tensor
         for name, tensor in segmenter.state_dict().items()
         if plain_name(name) in came and name not in moving | buffers
     }
     return Base(source=report.source, sha256=fingerprint(kept), tensors=tuple(sorted(kept))) if kept else None
+
+
+def still_random(
+    segmenter: Segmenter, report: LoadReport | None, learnable: Collection[str], cfg: AdaptConfig
+) -> list[str]:
+    """The parts that hold parameters which nothing was loaded into and which do not learn from the first step on.
+
+    `learnable` names the parameters that learned before the network was adapted; others are its own constants.
+    """
+    came = set() if report is None else {*report.loaded, *report.adapted}
+    taken = {"head"} if report is not None and report.rows else set()
+    late = {"encoder"} if isinstance(cfg, Staged) else set()
+    parts = set()
+    for name, parameter in segmenter.named_parameters():
+        role = segmenter.role(name)
+        frozen = (not parameter.requires_grad or role in late) and plain_name(name) in learnable
+        if frozen and plain_name(name) not in came and role not in taken:
+            parts.add(role)
+    return sorted(parts)
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
@@ -84,7 +103,7 @@ def write_adapter(run: str | Path, out: Path, checkpoint: str | None = None) -> 
     """
     mine, header = adapter_of(run, checkpoint)
     with replacing(out) as draft:
-        save_file(mine, draft, metadata={HEADER: header.model_dump_json()})
+        save_file(mine, draft, metadata={ADAPTER_HEADER: header.model_dump_json()})
     return header.base
 
 
@@ -119,11 +138,11 @@ def read_header(file: Path) -> Header:
     """
     try:
         with safe_open(file, framework="pt") as opened:
-            text = (opened.metadata() or {}).get(HEADER)
+            text = (opened.metadata() or {}).get(ADAPTER_HEADER)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{file} cannot be read as an adapter: {error}") from None
     if text is None:
-        raise InputError(f"{file} is no adapter of terrazzo: its header has no {HEADER}")
+        raise InputError(f"{file} is no adapter of terrazzo: its header has no {ADAPTER_HEADER}")
     try:
         return Header.model_validate_json(text)
     except (ValidationError, json.JSONDecodeError) as error:

@@ -18,6 +18,7 @@ from terrazzo.description import (
     CONFIG_FILE,
     BundleClasses,
     BundleConfig,
+    check_whole,
     describe,
     describe_transformers,
     is_description,
@@ -179,6 +180,7 @@ def open_model(
         _refuse(str(source), model=model, checkpoint=checkpoint, network=network)
         _check_name(str(source))
         return _published(open_published(source), str(source), str(source))
+    check_whole(path)
     if described := _described(path):
         _refuse(str(path), model=model, checkpoint=checkpoint)
         return _exported(path, described, network)

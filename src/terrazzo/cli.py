@@ -193,6 +193,8 @@ def export(
         say(f"written: {path}{what}")
     if names == "nyuntam":
         say("merged_model.pth is a state dict too, not a pickled module: load it into the network that its .json names")
+        if not any(path.name == "peft_modules.pth" for path in written):
+            say("no peft_modules.pth: nothing was learned beside given weights that stayed (adapt, model.weights)")
 
 
 @app.command()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
 
 from terrazzo import __version__
 from terrazzo.adapt import AdaptConfig, Full
@@ -21,6 +22,8 @@ from terrazzo.models.zoo import PublishedModel
 CONFIG_FILE = "config.json"
 FORMAT = "terrazzo-bundle-"
 """What `format` of a description begins with; other tools keep a config.json too."""
+ADAPTER_HEADER = "terrazzo-adapter-1"
+"""Key of an adapter file's metadata, and its format."""
 
 
 class BundleClasses(Config):
@@ -102,6 +105,32 @@ def is_description(path: Path) -> bool:
     except ValueError:
         return path.name == CONFIG_FILE and (path.parent / MODEL_FILE).exists()  # a damaged bundle: its reader says so
     return isinstance(content, dict) and str(content.get("format", "")).startswith(FORMAT)
+
+
+def check_whole(path: Path) -> None:
+    """A model can be made of this file, as far as its header tells.
+
+    Raises:
+        InputError: it is an adapter, which needs its base, or a program, which is opened otherwise.
+    """
+    if path.suffix == ".pt2":
+        raise InputError(
+            f"{path} is a program, which runs by itself: torch.export.load({str(path)!r}).module()(images). Here give "
+            "the run or the weights that it was made of"
+        )
+    if path.suffix != ".safetensors" or not path.is_file():
+        return
+    try:
+        with safe_open(path, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+    except (OSError, SafetensorError):
+        return  # said in full where its tensors are read
+    if ADAPTER_HEADER in metadata:
+        raise InputError(
+            f"{path} is an adapter: what a run learned, without the base beneath. In Python, terrazzo.adapters.Adapters"
+            "(BASE, {NAME: FILE}) puts the two together; or give the run itself, or what `terrazzo export RUN --merge` "
+            "writes"
+        )
 
 
 def describe(opened: PublishedModel) -> BundleConfig:

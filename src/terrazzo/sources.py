@@ -13,7 +13,7 @@ from terrazzo.adapt import Adapter, Full, Vpt
 from terrazzo.adapt.folded import fold
 from terrazzo.base import InputError
 from terrazzo.bundle import find_bundle, load_bundle, open_model
-from terrazzo.description import CONFIG_FILE, is_description, read_bundle_config, read_description
+from terrazzo.description import CONFIG_FILE, check_whole, is_description, read_bundle_config, read_description
 from terrazzo.engine.state import MODEL_FILE, Checkpoints
 from terrazzo.models import LoadReport, ModelConfig, Segmenter, ZooModel
 from terrazzo.models.weights import InitConfig, read_tensors, take_parts
@@ -82,6 +82,7 @@ def start_from(
 
 
 def _of_file(path: Path, model: ModelConfig) -> Source:
+    check_whole(path)
     beside = path.with_suffix(".json")
     if is_description(beside):
         return Source(read_tensors(path), read_description(beside).classes.names)

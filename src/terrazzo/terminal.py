@@ -147,8 +147,8 @@ def print_rates(found: "RateTest") -> None:
         table.add_row(f"{found.rates[at]:.3g}", f"{found.losses[at]:.4f}", f"{found.smooth[at]:.4f}")
     console = Console(soft_wrap=True, highlight=False)
     console.print(table)
-    console.print(f"steepest fall: optim.lr={found.steepest:.2g}", markup=False)
-    console.print(f"a tenth of where the loss is least: optim.lr={found.least / 10:.2g}", markup=False)
+    console.print(f"steepest fall: {found.setting}={found.steepest:.2g}", markup=False)
+    console.print(f"a tenth of where the loss is least: {found.setting}={found.least / 10:.2g}", markup=False)
 
 
 def print_batches(found: "Sequence[Tried]") -> None:

@@ -7,12 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from adapted_runs import SEGFORMER
 from torch import Tensor
 
 import terrazzo
+from terrazzo.adapt import Lora, adapt
 from terrazzo.base import InputError
+from terrazzo.commands.start import parts_matter
 from terrazzo.engine.state import file_hash
 from terrazzo.engine.step import make_step
+from terrazzo.models import SegFormerModel, build_model
 from test_engine_options import recipe, run, weights
 
 CYCLE = {"kind": "one_cycle", "momenta": [0.95, 0.85, 0.95]}
@@ -176,3 +180,15 @@ def test_a_network_in_which_nothing_is_left_to_learn_is_a_sentence(tmp_path: Pat
             train_set=Noise(4, 0),
             val_set=Noise(2, 1),
         )
+
+
+def test_the_dropout_of_lora_is_one_of_what_parts_of_a_batch_meet() -> None:
+    segmenter, _ = build_model(SegFormerModel.model_validate(SEGFORMER | {"dropout": 0}), 2)
+    segmenter.train()
+    adapt(segmenter, Lora(rank=2, also_train="none"))
+    assert parts_matter(segmenter, 1, 3) is None
+    segmenter, _ = build_model(SegFormerModel.model_validate(SEGFORMER | {"dropout": 0}), 2)
+    adapt(segmenter, Lora(rank=2, dropout=0.1, also_train="none"))
+    segmenter.train()
+    said = parts_matter(segmenter, 1, 3)
+    assert said == "1 x 3 parts of a batch meet LoRA's dropout one by one: the run depends on their number"

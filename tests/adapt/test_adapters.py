@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from adapted_runs import CLASSES, PICTURE, SEGFORMER, adapted_run, base_file, write_data
+from adapted_runs import CLASSES, PICTURE, SEGFORMER, adapted_run, base_file, run_of, tree, write_data
 from safetensors.torch import load_file, save_file
 
 import terrazzo
@@ -57,6 +57,31 @@ def test_a_run_comes_back_from_its_adapter_and_the_base(run: Path, home: Path, t
         load_adapter(file, home / "other.safetensors")
     with pytest.raises(InputError, match="was trained on the classes no, yes, not on yes, no"):
         load_adapter(file, home / "base.safetensors", classes=("yes", "no"))
+
+
+def test_an_adapter_or_a_program_is_no_model(home: Path, tmp_path: Path) -> None:
+    file, program = tmp_path / "lora.safetensors", tmp_path / "lora.pt2"
+    write_adapter(adapted_run(home, home / "runs/lora", METHODS["lora"], ema={"decay": 0.7}), file)
+    program.touch()
+    for path, words in ((file, "is an adapter: what a run learned"), (program, "is a program, which runs by itself")):
+        with pytest.raises(InputError, match=words):
+            terrazzo.load(path)
+        with pytest.raises(InputError, match=words):
+            run_of(tree(home, tmp_path / "run", model=SEGFORMER, init={"from": str(path)}))
+
+
+def test_random_weights_that_stay_are_spoken_of(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    encoder = {n: t for n, t in load_file(home / "base.safetensors").items() if n.startswith("encoder.")}
+    assert encoder
+    save_file(encoder, tmp_path / "encoder.safetensors")
+    model = SEGFORMER | {"weights_backbone": str(tmp_path / "encoder.safetensors")}
+    adapted_run(home, tmp_path / "a", {"kind": "ssf", "also_train": "classifier"}, model=model)
+    said = capsys.readouterr().err
+    assert "frozen weights are random (decoder); give model.weights or init" in said
+    assert "changed: encoder." in said
+    adapted_run(home, tmp_path / "b", {"kind": "ssf"}, model=model)
+    adapted_run(home, tmp_path / "c", {"kind": "ssf", "also_train": "none"})
+    assert "are random" not in capsys.readouterr().err
 
 
 def test_adapters_hold_one_base(home: Path, tmp_path: Path) -> None:

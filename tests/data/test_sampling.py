@@ -19,7 +19,8 @@ from rich.console import Console
 import terrazzo
 from terrazzo.base import IGNORE, Classes, InputError, Sample
 from terrazzo.commands.lengths import Lengths
-from terrazzo.commands.start import CLASS_INDEX, Job, build_sets, feed_from
+from terrazzo.commands.sets import build_sets
+from terrazzo.commands.start import CLASS_INDEX, Job, feed_from
 from terrazzo.config import config_of
 from terrazzo.data import CamvidData, build_dataset
 from terrazzo.data.augment import AugmentConfig, augment

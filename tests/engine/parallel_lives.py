@@ -9,12 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import terrazzo
 import terrazzo.commands.start as start
 import terrazzo.commands.train as training
 from terrazzo.base import Classes, InputError, Sample
+from terrazzo.models import SegFormerModel, build_model
+
+RANK = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
 
 
 class Noise:
@@ -88,10 +92,21 @@ VAL = 5
 
 
 def live(out: Path, name: str, **changes: Any) -> Any:
-    """One of LIVES, in float64 and without a report."""
+    """One of LIVES, in float64 and without a report; an adapted one beside given weights."""
+    if "adapt" in LIVES[name]:
+        changes["model"] = LIVES[name]["model"] | {"weights": given(out.parent)}
     return terrazzo.train(
         {**RECIPE, "out": str(out), **LIVES[name], **changes}, train_set=Noise(12, 0), val_set=Noise(VAL, 1)
     )
+
+
+def given(folder: Path) -> str:
+    """Weights of `SEGFORMER`, the same in a file for each rank."""
+    torch.manual_seed(7)
+    network, _ = build_model(SegFormerModel.model_validate(SEGFORMER), len(Noise.classes.names))
+    path = folder / f"given-{RANK}.safetensors"
+    save_file(network.net.state_dict(), path)
+    return str(path)
 
 
 def in_float64(adapt: Any) -> Any:
@@ -106,9 +121,6 @@ def in_float64(adapt: Any) -> Any:
 def prepare(patch: Any = setattr) -> None:
     patch(start, "adapt", in_float64(start.adapt))
     patch(training, "report_run", lambda *args, **options: None)
-
-
-RANK = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
 
 
 class Missing(Noise):

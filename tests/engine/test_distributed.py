@@ -20,6 +20,7 @@ from parallel_lives import LIVES, VAL, Noise, live, prepare
 from safetensors.torch import load_file
 
 import terrazzo
+from terrazzo.adapters import write_adapter
 
 SCRIPT = str(Path(__file__).with_name("parallel_lives.py"))
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
@@ -103,6 +104,8 @@ def test_two_processes_are_one(one: Path, tmp_path: Path) -> None:
     scored_once_and_in_order(tmp_path)
     saved_whole(one, tmp_path)
     one_goes_on(one, tmp_path)
+    bases = [write_adapter(out / "lora", tmp_path / "adapter.safetensors", "last") for out in (one, tmp_path)]
+    assert bases[0].sha256 == bases[1].sha256, "what was frozen is what it was, on shares too"
     whole, cut = (tmp_path / life / "checkpoints/last/model.safetensors" for life in ("shards", "cut"))
     assert whole.read_bytes() == cut.read_bytes(), "stopped is not stopped, bit by bit"
     for case, words in enumerate(REFUSED):

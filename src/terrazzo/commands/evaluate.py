@@ -312,21 +312,3 @@ def _image_table(images: list[ImageScore]) -> str:
     for row in images:
         writer.writerow([row.index, row.name, row.miou, row.accuracy, row.pixels])
     return text.getvalue()
-
-
-def check_same_classes(model: Classes, data: Classes, where: str) -> None:
-    """Refuse to train or go on with a model on another label space.
-
-    Raises:
-        InputError: it names what only one of the two has, or the first place where the order differs.
-    """
-    if model.names == data.names:
-        return
-    only_model = [name for name in model.names if name not in data.names]
-    only_data = [name for name in data.names if name not in model.names]
-    if only_model or only_data:
-        detail = f"only the model has {only_model or 'none'}, only the data has {only_data or 'none'}"
-    else:
-        at = next(k for k, (a, b) in enumerate(zip(model.names, data.names, strict=True)) if a != b)
-        detail = f"they are in another order, first at id {at}: {model.names[at]!r} and {data.names[at]!r}"
-    raise InputError(f"{where}: the model has {len(model)} classes and the data {len(data)}; {detail}")

@@ -13,9 +13,11 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from terrazzo.adapt import Full, Staged
 from terrazzo.base import InputError
 from terrazzo.commands.lengths import Lengths
-from terrazzo.commands.start import Job, build_loss_of, build_sets, build_state, feed_from
+from terrazzo.commands.sets import build_sets
+from terrazzo.commands.start import Job, build_loss_of, build_state, feed_from
 from terrazzo.commands.train import step_of
 from terrazzo.config import RunConfig
 from terrazzo.engine.rundir import RunDir
@@ -53,6 +55,10 @@ def find_batch(
     Raises:
         InputError: not even one image fits, or the recipe cannot run at all.
     """
+    if most < config.step.accumulate:
+        raise InputError(
+            f"find-batch: --most {most} is less than the least batch, {config.step.accumulate} (step.accumulate)"
+        )
     tried: dict[int, Tried] = {}
 
     def fits(batch: int) -> bool:
@@ -116,6 +122,8 @@ def _measure(pipe: Connection, config: RunConfig, batch: int, memory: int | None
 def _steps(config: RunConfig, batch: int) -> Tried:
     with tempfile.TemporaryDirectory() as scratch:
         cfg = config.model_copy(update={"out": Path(scratch), "batch": batch})
+        if isinstance(cfg.adapt, Staged):
+            cfg = cfg.model_copy(update={"adapt": Full()})  # its second stage needs more memory than the first
         sets, world = build_sets(cfg), World.join(cfg.device)
         job = Job(cfg, world, RunDir(cfg.out), Console(quiet=True), sets, Lengths.of(cfg, len(sets.train)))
         state, _ = build_state(job, None, None)

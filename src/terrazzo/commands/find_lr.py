@@ -3,7 +3,7 @@
 import json
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,13 +12,16 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from terrazzo.adapt import Staged
 from terrazzo.base import Dataset, InputError
 from terrazzo.commands.lengths import Lengths
-from terrazzo.commands.start import Job, build_loss_of, build_sets, build_state, feed_from, own_sets
+from terrazzo.commands.sets import build_sets, own_sets
+from terrazzo.commands.start import Job, build_loss_of, build_state, feed_from
 from terrazzo.commands.train import step_of
 from terrazzo.config import RunConfig
 from terrazzo.data.loader import seed_of
 from terrazzo.engine.rundir import RunDir
+from terrazzo.engine.state import TrainState
 from terrazzo.engine.world import World
 from terrazzo.files import write_text
 from terrazzo.report.charts import write_rate_test
@@ -41,9 +44,11 @@ class RateTest:
     smooth: list[float]
     """Running mean of the losses, corrected for its start."""
     steepest: float
-    """Where the running mean falls fastest over the logarithm of the rate: a usual choice for `optim.lr`."""
+    """Where the running mean falls fastest over the logarithm of the rate: a usual choice for the learning rate."""
     least: float
     """Where the running mean is least; a tenth of it is the other usual choice."""
+    setting: str
+    """The key of the recipe that was tried: optim.lr, or adapt.lr of a first stage that has a rate of its own."""
 
 
 def find_lr(
@@ -69,6 +74,8 @@ def find_lr(
         raise InputError(
             f"find-lr: from {low:g} to {high:g} in {steps} steps; give 0 < low < high and 10 steps or more"
         )
+    if out is not None and out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; --out is a folder for rates.png, rates.csv and rates.json")
     sets = own_sets(config, train_set, val_set, None) or build_sets(config)
     rates: list[float] = []
     losses: list[float] = []
@@ -78,27 +85,23 @@ def find_lr(
         world = World.join(cfg.device)
         job = Job(cfg, world, RunDir(cfg.out), Console(stderr=True), sets, Lengths.of(cfg, len(sets.train)))
         state, _ = build_state(job, None, model)
-        step_fn = step_of(job, state, build_loss_of(job))
-        state.model.train()
+        if isinstance(cfg.adapt, Staged):
+            job.say(
+                f"adapt.kind=staged: this tests the first stage, with the encoder frozen: {_setting(cfg)}. For the "
+                "second, optim.lr, type 'adapt={kind: full}' behind the recipe"
+            )
         mean = 0.0
-        with closing(feed_from(job, 0)) as feed:
-            for step in range(steps):
-                batch = next(feed)
-                rate = low * (high / low) ** (step / (steps - 1))
-                torch.manual_seed(seed_of(cfg.seed, 2, step, world.rank))
-                for group in state.optimizer.param_groups:
-                    group["lr"] = group["base_lr"] / cfg.optim.lr * rate
-                loss = step_fn(batch.images.to(world.device), batch.masks.to(world.device)).loss.item()
-                mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
-                corrected = mean / (1 - SMOOTHING ** (step + 1))
-                if not math.isfinite(loss) or (smooth and corrected > DIVERGED * min(smooth)):
-                    break
-                rates.append(rate)
-                losses.append(loss)
-                smooth.append(corrected)
-                if progress is not None:
-                    progress(step + 1, steps)
-    found = judge(rates, losses, smooth, steps)
+        for step, (rate, loss) in enumerate(_rising(job, state, low, high, steps)):
+            mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
+            corrected = mean / (1 - SMOOTHING ** (step + 1))
+            if not math.isfinite(loss) or (smooth and corrected > DIVERGED * min(smooth)):
+                break
+            rates.append(rate)
+            losses.append(loss)
+            smooth.append(corrected)
+            if progress is not None:
+                progress(step + 1, steps)
+    found = judge(rates, losses, smooth, steps, _setting(config))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         write_csv(
@@ -110,7 +113,29 @@ def find_lr(
     return found
 
 
-def judge(rates: list[float], losses: list[float], smooth: list[float], steps: int) -> RateTest:
+def _setting(cfg: RunConfig) -> str:
+    return "adapt.lr" if isinstance(cfg.adapt, Staged) and cfg.adapt.lr is not None else "optim.lr"
+
+
+def _rising(job: Job, state: TrainState, low: float, high: float, steps: int) -> Iterator[tuple[float, float]]:
+    """(learning rate, loss) of every step."""
+    cfg, world = job.cfg, job.world
+    same = _setting(cfg) == "adapt.lr"  # which is the same for all that learns in that stage
+    step_fn = step_of(job, state, build_loss_of(job))
+    state.model.train()
+    with closing(feed_from(job, 0)) as feed:
+        for step in range(steps):
+            batch = next(feed)
+            rate = low * (high / low) ** (step / (steps - 1))
+            torch.manual_seed(seed_of(cfg.seed, 2, step, world.rank))
+            for group in state.optimizer.param_groups:
+                group["lr"] = rate if same else group["base_lr"] / cfg.optim.lr * rate
+            yield rate, step_fn(batch.images.to(world.device), batch.masks.to(world.device)).loss.item()
+
+
+def judge(
+    rates: list[float], losses: list[float], smooth: list[float], steps: int, setting: str = "optim.lr"
+) -> RateTest:
     """Where the running mean is steepest and where it is least.
 
     Raises:
@@ -131,4 +156,4 @@ def judge(rates: list[float], losses: list[float], smooth: list[float], steps: i
     steepest = min(slopes, key=lambda at: slopes[at], default=None)
     if steepest is None or slopes[steepest] >= 0:
         raise InputError("find-lr: the loss did not fall at any learning rate; give more --steps, or another range")
-    return RateTest(rates, losses, smooth, rates[steepest], rates[place])
+    return RateTest(rates, losses, smooth, rates[steepest], rates[place], setting)

@@ -41,6 +41,11 @@ class Lengths:
         frozen = Schedule(cfg.adapt.schedule, first, samples, cfg.batch)
         return cls(total, log, validate, save, second, frozen, cfg.adapt.lr)
 
+    def remarks(self) -> list[str]:
+        """What of its schedules the run is too short to reach, in sentences."""
+        first = [] if self.frozen is None else self.frozen.remarks()
+        return [*(line.replace("the run", "the first stage", 1) for line in first), *self.schedule.remarks()]
+
     def in_first_stage(self, step: int) -> bool:
         """Whether step number `step` (from 0) is one with a frozen encoder, of a staged run."""
         return self.frozen is not None and step < self.frozen.total

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from terrazzo.base import Dataset, InputError
 from terrazzo.commands.lengths import Lengths
-from terrazzo.commands.start import Job, build_loss_of, build_sets, build_state, feed_from, own_sets
+from terrazzo.commands.sets import build_sets, own_sets
+from terrazzo.commands.start import Job, build_loss_of, build_state, feed_from
 from terrazzo.commands.train import NONFINITE, step_of
 from terrazzo.config import load_config
 from terrazzo.data.loader import Batch, seed_of

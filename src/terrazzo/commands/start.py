@@ -14,14 +14,15 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from terrazzo import __version__
-from terrazzo.adapt import Adapted, Full, adapt
-from terrazzo.adapters import BASE_FILE, base_of
-from terrazzo.base import Dataset, InputError, Split, to_steps
-from terrazzo.commands.evaluate import check_same_classes, default_split
+from terrazzo.adapt import Adapted, Frozen, Full, Staged, adapt
+from terrazzo.adapt.lora import LowRank
+from terrazzo.adapt.targets import SHOWN
+from terrazzo.adapters import BASE_FILE, Base, base_of, still_random
+from terrazzo.base import Dataset, InputError, to_steps
 from terrazzo.commands.lengths import Lengths
 from terrazzo.commands.machine import set_determinism, set_threads
+from terrazzo.commands.sets import Sets
 from terrazzo.config import RunConfig, config_of, dump_yaml
-from terrazzo.data import build_dataset
 from terrazzo.data.augment import augment
 from terrazzo.data.draws import Sampler, mask_of
 from terrazzo.data.loader import Batch, batches, checked_sample
@@ -34,25 +35,14 @@ from terrazzo.engine.state import TrainState
 from terrazzo.engine.step import make_scaler
 from terrazzo.engine.world import World
 from terrazzo.losses import Loss, build_loss, class_frequencies, needs_frequencies
-from terrazzo.models import LoadReport, build_model
+from terrazzo.models import LoadReport, Segmenter, build_model
 from terrazzo.models.blocks import parameter_depths
-from terrazzo.optim import Depths, GroupRow, build_optimizer, group_table
+from terrazzo.optim import Depths, GroupRow, build_optimizer, check_warmups, group_table
 from terrazzo.sources import start_from
 from terrazzo.track.jsonl import Jsonl
 
 CLASS_INDEX = "class_index.npz"
 """File of a run folder: what the training labels show, if `sampling` asks for it."""
-
-
-@dataclass(frozen=True)
-class Sets:
-    """The splits a run reads."""
-
-    train: Dataset
-    val: Dataset
-    score: Dataset
-    """What the report is about: test if there is one, else val."""
-    score_split: Split
 
 
 @dataclass(frozen=True)
@@ -71,42 +61,6 @@ class Job:
         self.console.print(message, highlight=False, markup=False, soft_wrap=True)
 
 
-def own_sets(cfg: RunConfig, train: Dataset | None, val: Dataset | None, test: Dataset | None) -> Sets | None:
-    """The user's dataset objects, or None if the recipe says where the data is.
-
-    Raises:
-        InputError: objects and recipe contradict each other.
-    """
-    if cfg.data.kind != "own":
-        if train is not None or val is not None or test is not None:
-            raise InputError(f"data.kind is {cfg.data.kind!r}, yet datasets were passed; say data: {{kind: own}}")
-        return None
-    if train is None or val is None:
-        raise InputError("data.kind is 'own': pass train_set=... and val_set=... to terrazzo.train from Python")
-    sets = Sets(train, val, val if test is None else test, "val" if test is None else "test")
-    check_sets(sets)
-    return sets
-
-
-def build_sets(cfg: RunConfig) -> Sets:
-    """The recipe's splits."""
-    train, val = build_dataset(cfg.data, "train"), build_dataset(cfg.data, "val")
-    split = default_split(cfg)
-    sets = Sets(train, val, val if split == "val" else build_dataset(cfg.data, split), split)
-    check_sets(sets)
-    return sets
-
-
-def check_sets(sets: Sets) -> None:
-    """All splits have one label space, and something to train on."""
-    if not len(sets.train):
-        raise InputError("the training set is empty")
-    for other in (sets.val, sets.score):
-        if not len(other):
-            raise InputError("the validation or test set is empty: there is nothing to score")
-        check_same_classes(sets.train.classes, other.classes, "train and the other splits differ")
-
-
 def group_lines(rows: list[GroupRow]) -> str:
     """The parameter groups as the table that is printed and kept as parameters.txt."""
     lines = [f"{'group':<22}{'tensors':>8}{'params':>12}{'lr':>10}{'decay':>8}"]
@@ -120,6 +74,8 @@ class Built(NamedTuple):
     weights: LoadReport | None
     """None if no weights were asked for."""
     adapted: Adapted
+    base: Base | None
+    """What of the weights no step moves; None if nothing, and in a run that goes on."""
 
 
 def build_state(job: Job, last: Path | None, own: nn.Module | None) -> tuple[TrainState, Built]:
@@ -140,11 +96,18 @@ def build_state(job: Job, last: Path | None, own: nn.Module | None) -> tuple[Tra
     model = model.to(device)
     if cfg.step.channels_last:
         model = model.to(memory_format=torch.channels_last)
+    learnable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     adapted = adapt(model, cfg.adapt)
+    known = last is not None or isinstance(cfg.adapt, Full)
+    base = None if known else base_of(model, report)  # before the weights are shared out
     depths = Depths(*parameter_depths(model)) if cfg.optim.layer_decay is not None else None
     blocks = recompute_blocks(model) if cfg.step.recompute else []
     ema, divided = shared(model, cfg.parallel, cfg.ema, job.world)
     optimizer = build_optimizer(model, model.role, cfg.optim, depths)
+    learning = {group["role"] for group in optimizer.param_groups}
+    check_warmups(cfg.schedule, learning, "schedule")
+    if isinstance(cfg.adapt, Staged):
+        check_warmups(cfg.adapt.schedule, learning - {"encoder"}, "adapt.schedule")
     state = TrainState(
         model,
         optimizer,
@@ -160,13 +123,10 @@ def build_state(job: Job, last: Path | None, own: nn.Module | None) -> tuple[Tra
     job.say(group_lines(group_table(optimizer.param_groups)))
     if report is not None:
         job.say(str(report))
-    if not isinstance(cfg.adapt, Full):
-        job.say(f"adapt.kind={cfg.adapt.kind}: {adapted}")
-        if report is None and last is None and own is None:
-            job.say(
-                f"adapt.kind={cfg.adapt.kind} freezes weights that are random: none were given (model.weights); "
-                "a network learns little beside them"
-            )
+    if cfg.adapt != Full():
+        _tell(job, model, adapted)
+        if last is None and own is None and (parts := still_random(model, report, learnable, cfg.adapt)):
+            job.say(f"frozen weights are random ({', '.join(parts)}); give model.weights or init, or little is learned")
     if remark := parts_matter(model, job.world.size, cfg.step.accumulate):
         job.say(remark)
     if divided:
@@ -175,7 +135,19 @@ def build_state(job: Job, last: Path | None, own: nn.Module | None) -> tuple[Tra
         job.say(f"recomputed in the backward pass: {', '.join(blocks)}")
     if last is not None:
         state.restore(last)
-    return state, Built(report, adapted)
+    return state, Built(report, adapted, base)
+
+
+def _tell(job: Job, model: Segmenter, adapted: Adapted) -> None:
+    """What a method of adaptation did, and that it did nothing where it was asked for more."""
+    cfg = job.cfg.adapt
+    job.say(f"adapt.kind={cfg.kind}: {adapted}")
+    if layers := adapted.layers:
+        job.say(f"changed: {', '.join(layers[:SHOWN])}{', ...' * (len(layers) > SHOWN)}; all in adaptation.txt")
+    if isinstance(cfg, Full | Frozen | Staged) and cfg.batchnorm != type(cfg)().batchnorm:
+        encoder = [module for name, module in model.named_modules() if model.role(name) == "encoder"]
+        if not any(isinstance(module, _BatchNorm) for module in encoder):
+            job.say(f"adapt.batchnorm={cfg.batchnorm} changes nothing: the encoder has no BatchNorm")
 
 
 def parts_matter(model: nn.Module, ranks: int, accumulate: int) -> str | None:
@@ -186,9 +158,9 @@ def parts_matter(model: nn.Module, ranks: int, accumulate: int) -> str | None:
     norms = [m for m in training if isinstance(m, _BatchNorm) and not (accumulate == 1 and is_synced(m))]
     there = ["BatchNorm's statistics"] if norms else []
     there += ["dropout"] if any(isinstance(m, nn.Dropout | nn.Dropout2d) and m.p for m in training) else []
-    if not there:
-        return None
-    return f"{' and '.join(there)} see {ranks} x {accumulate} parts of a batch: the run depends on their number"
+    there += ["LoRA's dropout"] if any(isinstance(m, LowRank) and m.dropout for m in training) else []
+    met = f"{ranks} x {accumulate} parts of a batch meet {' and '.join(there)} one by one"
+    return f"{met}: the run depends on their number" if there else None
 
 
 def build_loss_of(job: Job) -> Loss:
@@ -263,13 +235,13 @@ def start_folder(job: Job, state: TrainState, built: Built) -> None:
     if built.weights is not None:
         run.write("weights.txt", f"{built.weights}\n")
     if not isinstance(job.cfg.adapt, Full):
-        if (base := base_of(state.model, built.weights)) is not None:
-            run.write(BASE_FILE, base.model_dump_json(indent=2) + "\n")
+        if built.base is not None:
+            run.write(BASE_FILE, built.base.model_dump_json(indent=2) + "\n")
         run.write("adaptation.txt", "\n".join([str(built.adapted), *built.adapted.layers, ""]))
     for name, split in {"train": sets.train, "val": sets.val, sets.score_split: sets.score}.items():
         run.write(f"splits/{name}.txt", "".join(f"{line}\n" for line in _split_lines(split)))
     run.log(f"terrazzo {__version__} starts: {len(sets.train)} training images, {len(sets.val)} for validation")
-    for remark in job.lengths.schedule.remarks():
+    for remark in job.lengths.remarks():
         job.say(remark)
 
 

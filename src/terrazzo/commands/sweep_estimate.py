@@ -15,7 +15,8 @@ from torch import Tensor
 from terrazzo.base import Classes, Dataset, InputError, Sample
 from terrazzo.commands.evaluate import score_dataset
 from terrazzo.commands.lengths import Lengths
-from terrazzo.commands.start import Job, build_loss_of, build_sets, build_state, feed_from
+from terrazzo.commands.sets import build_sets
+from terrazzo.commands.start import Job, build_loss_of, build_state, feed_from
 from terrazzo.commands.train import step_of
 from terrazzo.config import RunConfig, config_of
 from terrazzo.engine.rundir import RunDir

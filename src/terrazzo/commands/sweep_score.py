@@ -11,7 +11,8 @@ from rich.console import Console
 from terrazzo.bundle import find_bundle, load_bundle
 from terrazzo.commands.evaluate import Evaluated, as_result, save_evaluation, score_dataset
 from terrazzo.commands.lengths import Lengths
-from terrazzo.commands.start import Job, Sets, build_loss_of, build_sets
+from terrazzo.commands.sets import Sets, build_sets
+from terrazzo.commands.start import Job, build_loss_of
 from terrazzo.config import RunConfig
 from terrazzo.description import read_bundle_config
 from terrazzo.engine.place import Place

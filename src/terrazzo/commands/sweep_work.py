@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from terrazzo import __version__
 from terrazzo.base import InputError
-from terrazzo.commands.start import build_sets
+from terrazzo.commands.sets import build_sets
 from terrazzo.commands.sweep_score import score_checkpoints
 from terrazzo.commands.train import train
 from terrazzo.config import RunConfig, load_config

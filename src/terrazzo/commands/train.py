@@ -24,16 +24,8 @@ from terrazzo.commands.check import check_labels
 from terrazzo.commands.evaluate import score_dataset
 from terrazzo.commands.lengths import Lengths
 from terrazzo.commands.report import report_run
-from terrazzo.commands.start import (
-    Job,
-    build_loss_of,
-    build_sets,
-    build_state,
-    feed_from,
-    go_on,
-    own_sets,
-    start_folder,
-)
+from terrazzo.commands.sets import build_sets, own_sets
+from terrazzo.commands.start import Job, build_loss_of, build_state, feed_from, go_on, start_folder
 from terrazzo.commands.tracking import Tracking, final_scores, tracking
 from terrazzo.config import RunConfig, config_of, dump_yaml, load_config
 from terrazzo.data.loader import seed_of

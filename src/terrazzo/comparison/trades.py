@@ -86,6 +86,7 @@ def _draw_effect(axes: "Axes", rows: Sequence[Row], name: str, key: str) -> None
         axes.plot(*zip(*line, strict=True), color=PALETTE[1], linewidth=1.8, marker="_", markersize=12)
         if min(numeric) > 0 and max(numeric) >= DECADES * min(numeric):
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")  # the usual one writes TeX
         if len(line) <= 6:
             axes.set_xticks([value for value, _ in line], [f"{value:g}" for value, _ in line])
             axes.minorticks_off()

@@ -4,7 +4,7 @@ A new optimizer or schedule: one class in a file here, one member, one case.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Annotated, assert_never
 
@@ -60,6 +60,7 @@ __all__ = [
     "Sgd",
     "build_optimizer",
     "check_momentum",
+    "check_warmups",
     "group_table",
     "param_groups",
     "set_rates",
@@ -161,10 +162,16 @@ class Schedule:
     def remarks(self) -> list[str]:
         """What of the schedule this run is too short to reach, in sentences."""
         found = []
-        if self.warmup >= self.total:
-            found.append(f"the run ends at step {self.total}, inside its warm-up of {self.warmup} steps")
+        end, warmups = self.begins + self.total, {"its": self.warmup}
+        if not isinstance(self.cfg, OneCycle | FlatCos):
+            own = {role: to_steps(length, self.samples, self.batch) for role, length in self.cfg.warmups.items()}
+            warmups |= {f"the {role}'s": steps for role, steps in own.items()}
+        for whose, steps in warmups.items():
+            if steps >= self.total:
+                found.append(f"the run ends at step {end}, inside {whose} warm-up of {steps} steps")
         if late := [milestone for milestone in self.milestones if milestone >= self.total]:
-            found.append(f"the run ends at step {self.total}, before the milestones at {', '.join(map(str, late))}")
+            late = [self.begins + milestone for milestone in late]
+            found.append(f"the run ends at step {end}, before the milestones at {', '.join(map(str, late))}")
         return found
 
     def _progress(self, step: int) -> float:
@@ -218,6 +225,20 @@ def set_rates(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int, l
             group["betas"] = (first if momentum is None else momentum, second)
         elif "momentum" in group:
             group["momentum"] = optimizer.defaults["momentum"] if momentum is None else momentum
+
+
+def check_warmups(schedule: ScheduleConfig, learning: Collection[str], where: str) -> None:
+    """Each role with a warm-up of its own is one of those that learn.
+
+    Raises:
+        InputError: it would change nothing.
+    """
+    if isinstance(schedule, OneCycle | FlatCos):
+        return
+    if unused := sorted(schedule.warmups.keys() - set(learning)):
+        raise InputError(
+            f"{where}.warmups names {', '.join(unused)}, but what learns is: {', '.join(sorted(learning))}"
+        )
 
 
 def check_momentum(optim: OptimConfig, schedule: ScheduleConfig) -> None:

@@ -67,6 +67,9 @@ def write_rate_test(
         axes.plot(rates, smooth, color=COLORS["line1"], label="running mean")
         axes.axvline(chosen, color=COLORS["line2"], linestyle="--", label=f"steepest fall: {chosen:.2g}")
         axes.set(xscale="log", xlabel="learning rate", ylabel="training loss")
+        narrow = rates[-1] < 10 * rates[0]
+        axes.xaxis.set_major_formatter(lambda rate, _: f"{rate:g}")  # the usual one writes TeX
+        axes.xaxis.set_minor_formatter(lambda rate, _: f"{rate:g}" if narrow else "")
         top = max(smooth) + 0.2 * (max(smooth) - min(smooth))
         axes.set_ylim(min(*losses, *smooth), max(top, min(smooth) + 1e-9))
         axes.legend(frameon=False)
