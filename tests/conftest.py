@@ -1,9 +1,11 @@
 """Where the shared data is, and one line at the end that lists what was skipped for want of it."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 # No test has a time limit; CI sees the same examples every time, a developer new ones.
@@ -32,6 +34,16 @@ def shared_parity() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no parity data at TERRAZZO_SHARED={SHARED}")
     return folder
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Networks and maps as small as the tests' only lose by a second thread, many times over where tests run side by
+    side."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

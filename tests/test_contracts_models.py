@@ -25,6 +25,8 @@ from terrazzo.models import (
 )
 from terrazzo.output import Output
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CLASSES = 5
 
 
@@ -102,15 +104,6 @@ def build(name: str) -> Segmenter:
     cfg = CASES[name]
     torch.manual_seed(0)
     return build_model(cfg, CLASSES, own=OwnNet() if isinstance(cfg, OwnModel) else None)[0]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks this small only lose by a second thread, many times over where tests run side by side."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", params=CASES)

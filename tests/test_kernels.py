@@ -15,6 +15,8 @@ from terrazzo.base import IGNORE
 from terrazzo.kernels import layout
 from terrazzo.output import Output
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ALIGN = pytest.mark.parametrize("align_corners", [False, True], ids=["half-pixel", "align-corners"])
 
 
@@ -22,15 +24,6 @@ ALIGN = pytest.mark.parametrize("align_corners", [False, True], ids=["half-pixel
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that every test crosses tile borders in rows, in columns and between images."""
     monkeypatch.setattr(layout, "CPU_TILE", layout.TileShape(120, 5, 4))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Thousands of tiny products: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """What every loss must do, read off the union, and what each option changes."""
 
-from collections.abc import Iterator
 from typing import Any, get_args
 
 import numpy as np
@@ -26,18 +25,11 @@ from terrazzo.losses import (
 )
 from terrazzo.output import Output
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CLASSES = Classes.of(["road", "tree", "sky", "car"])
 KINDS: list[type[LossConfig]] = [kind for kind in get_args(get_args(LossConfig)[0]) if kind is not MaskClassification]
 """Losses of logits; the one of queries keeps the same promises in test_losses_queries.py."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """For tiny products threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def kind(config: type) -> str:

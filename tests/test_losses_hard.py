@@ -1,6 +1,5 @@
 """OHEM, focal, boundary and Lovasz: what each option changes, against slow references at full size."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -25,17 +24,10 @@ from terrazzo.losses import (
 from terrazzo.losses.pixels import border_weights, hard_pixels
 from terrazzo.output import Output
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CLASSES = Classes.of(["road", "tree", "sky", "car"])
 PIXEL_LOSSES = [CrossEntropy, Focal, Ohem, Boundary]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """For tiny products threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def example(seed: int = 0, batch: int = 2) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,5 @@
 """The loss of networks that answer queries: what every loss must do, and what the papers say of this one."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -15,16 +13,10 @@ from terrazzo.losses import CrossEntropy, MaskClassification, build_loss, count
 from terrazzo.models import Segmenter
 from terrazzo.output import Output, Queries
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CLASSES = Classes.of(["road", "tree", "sky", "car"])
 FEW = MaskClassification(points=96)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def example(batch: int = 2, dtype: torch.dtype = torch.float64) -> tuple[Queries, Tensor]:

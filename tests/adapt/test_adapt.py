@@ -15,6 +15,8 @@ from terrazzo.models import SegFormerModel, Segmenter, TimmModel, ZooModel, buil
 from terrazzo.models.blocks import encoder_blocks
 from terrazzo.models.zoo import segmenter_of
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CLASSES = 4
 
 FPN = {"kind": "fpn", "width": 8}
@@ -43,14 +45,6 @@ METHODS: dict[type, list[Any]] = {
 def methods() -> list[Any]:
     """Every member of the union; one without an entry above is a KeyError."""
     return [method for member in get_args(get_args(AdaptConfig)[0]) for method in METHODS[member]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", params=NETWORKS)

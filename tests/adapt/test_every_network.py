@@ -18,6 +18,8 @@ from terrazzo.models.blocks import encoder_blocks
 from terrazzo.models.zoo import segmenter_of
 from test_contracts_models import CASES, build
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ZOO = {f"published {name}": architecture for name, architecture in small_zoo().items()}
 WITHOUT_BLOCKS = {"own"}
 METHODS: list[Any] = [Ssf(also_train="none"), Lora(rank=2, dora=True, also_train="none"), Adapter(width=2)]
@@ -28,14 +30,6 @@ def network(name: str) -> Segmenter:
     if name in CASES:
         return build(name)
     return segmenter_of(ZooModel(name="segnext_mscan-t", weights="none"), ZOO[name], 4, 3)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def answers(model: Segmenter) -> list[Tensor]:

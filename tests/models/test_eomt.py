@@ -13,16 +13,9 @@ from terrazzo.kernels import upsample
 from terrazzo.losses import MaskClassification, build_loss, count
 from terrazzo.models import Segmenter, TimmModel, build_model, has_queries
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 VIT = "vit_tiny_patch16_224"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks this small only lose by a second thread, many times over where tests run side by side."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def eomt(encoder: str = VIT, **options) -> Segmenter:

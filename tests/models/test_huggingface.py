@@ -22,16 +22,10 @@ from terrazzo.models.huggingface import open_huggingface
 from terrazzo.models.huggingface_nets import FAMILIES, QUERY_FAMILIES
 from terrazzo.output import Output, Queries
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CLASSES = ("road", "side walk", "tree", "sky", "car")
 SIDE = 64
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def library(kind: str, labels: tuple[str, ...] = CLASSES, **more: Any) -> Any:

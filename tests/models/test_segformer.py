@@ -9,14 +9,7 @@ from torch.nn import functional
 from terrazzo.models import SegFormerModel, build_model
 from terrazzo.models.segformer import Block, Decoder, SegFormer
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks this small only lose by a second thread, many times over where tests run side by side."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def parameters(cfg: SegFormerModel, classes: int) -> int:

@@ -13,14 +13,7 @@ from terrazzo.models import ModelConfig, SmpModel, build_model, list_models
 from terrazzo.models.smp import DPN, INCEPTION, Arch
 from terrazzo.models.torchvision import TorchvisionArch
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks this small only lose by a second thread, many times over where tests run side by side."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def smp_segmenter(arch: str, encoder: str, classes: int = 5, channels: int = 3):

@@ -15,16 +15,9 @@ from terrazzo.config import config_of
 from terrazzo.models import Segmenter, TimmModel, build_model
 from terrazzo.models.blocks import parameter_depths
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 VIT = "vit_tiny_patch16_224"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks this small only lose by a second thread, many times over where tests run side by side."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def network(encoder: str = VIT, kind: str = "linear", channels: int = 3, **options) -> Segmenter:

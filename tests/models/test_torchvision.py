@@ -16,17 +16,10 @@ from terrazzo.kernels import upsample
 from terrazzo.models import FcnResnetModel, SegFormerModel, TorchvisionModel, build_model
 from terrazzo.models.torchvision import TorchvisionArch
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LRASPP = "lraspp_mobilenet_v3_large"
 DEEPLAB = "deeplabv3_mobilenet_v3_large"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks this small only lose by a second thread, many times over where tests run side by side."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def noisy(module: nn.Module) -> dict[str, Tensor]:

@@ -12,6 +12,8 @@ from terrazzo.output import Output
 from terrazzo.published.loading import FAMILIES
 from terrazzo.published.networks import cgnet, deeplab_mobilenet, erfnet, espnet
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CLASSES = 5
 ZOO = small_zoo()
 CONFIG = ZooModel(name="segformer_mit-b0", weights="none")
@@ -20,15 +22,6 @@ CONFIG = ZooModel(name="segformer_mit-b0", weights="none")
 def build(name: str, channels: int = 3) -> Segmenter:
     torch.manual_seed(0)
     return segmenter_of(CONFIG, ZOO[name], CLASSES, channels)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks this small only lose by a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", params=ZOO)
