@@ -167,7 +167,10 @@ def export(
         Literal["nyuntam"] | None, typer.Option(help="Fill the folder --out with files of the names of that tool.")
     ] = None,
     size: Annotated[
-        str | None, typer.Option(metavar="SIDE|HxW", help="Of a program's images; default: that of the recipe.")
+        str | None,
+        typer.Option(
+            metavar="SIDE|HxW", help="Of a program's images; default: that of the recipe's window or exact resize."
+        ),
     ] = None,
     checkpoint: Annotated[
         Literal["last", "best_miou", "best_loss"] | None, typer.Option(help="Of a run folder.")

@@ -74,9 +74,13 @@ def start_from(
     """
     found = read_source(init.from_, model=model, network=segmenter.net if model.kind == "own" else None)
     if "head" in init.parts and found.classes is not None and found.classes != names:
+        others = [part for part in init.parts if part != "head"]
+        advice = (
+            f"leave head out: init.parts=[{', '.join(others)}]" if others else "a head of other classes is no start"
+        )
         raise InputError(
             f"init.parts: the head of {init.from_} knows the classes {', '.join(found.classes)}, and the data has "
-            f"{', '.join(names)}; leave head out: init.parts=[encoder, decoder]"
+            f"{', '.join(names)}; {advice}"
         )
     return take_parts(segmenter, init, found.tensors, before)
 

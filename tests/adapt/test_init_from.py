@@ -108,7 +108,9 @@ def test_parts_that_cannot_be_had_are_sentences(home: Path, tmp_path: Path) -> N
     base_file(tmp_path / "three.safetensors", seed=1, classes=3)
     refused(r"is \[3, .*there and \[2, .*here; leave head out", {"from": str(tmp_path / "three.safetensors")})
     data = tree(home, tmp_path)["data"] | {"classes": ["off", "on"]}
-    refused("knows the classes no, yes, and the data has off, on", {"from": str(home / "full")}, data=data)
+    other = "knows the classes no, yes, and the data has off, on; "
+    refused(other + r"leave head out: init\.parts=\[encoder, decoder\]", {"from": str(home / "full")}, data=data)
+    refused(other + "a head of other classes is no start", {"from": str(home / "full"), "parts": ["head"]}, data=data)
     encoder = {name: t for name, t in load_file(home / "base.safetensors").items() if "encoder" in name}
     save_file(encoder, tmp_path / "encoder.safetensors")
     alone = {"from": str(tmp_path / "encoder.safetensors"), "parts": ["encoder", "decoder"]}
