@@ -69,7 +69,8 @@ def base_of(segmenter: Segmenter, report: LoadReport | None) -> Base | None:
 def still_random(
     segmenter: Segmenter, report: LoadReport | None, learnable: Collection[str], cfg: AdaptConfig
 ) -> list[str]:
-    """The parts that hold parameters which nothing was loaded into and which do not learn from the first step on.
+    """The parts that hold what nothing was loaded into and what does not learn from the first step on: parameters, and
+    statistics that stand still.
 
     `learnable` names the parameters that learned before the network was adapted; others are its own constants.
     """
@@ -82,6 +83,10 @@ def still_random(
         frozen = (not parameter.requires_grad or role in late) and plain_name(name) in learnable
         if frozen and plain_name(name) not in came and role not in taken:
             parts.add(role)
+    still = {id(buffer) for module in segmenter.still for buffer in module.buffers(recurse=False)}
+    for name, buffer in segmenter.named_buffers():
+        if id(buffer) in still and buffer.is_floating_point() and plain_name(name) not in came:
+            parts.add(segmenter.role(name))
     return sorted(parts)
 
 

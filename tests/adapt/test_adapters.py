@@ -77,11 +77,46 @@ def test_random_weights_that_stay_are_spoken_of(home: Path, tmp_path: Path, caps
     model = SEGFORMER | {"weights_backbone": str(tmp_path / "encoder.safetensors")}
     adapted_run(home, tmp_path / "a", {"kind": "ssf", "also_train": "classifier"}, model=model)
     said = capsys.readouterr().err
-    assert "frozen weights are random (decoder); give model.weights or init" in said
+    assert "frozen, and never trained: decoder; give model.weights or init" in said
     assert "changed: encoder." in said
     adapted_run(home, tmp_path / "b", {"kind": "ssf"}, model=model)
     adapted_run(home, tmp_path / "c", {"kind": "ssf", "also_train": "none"})
-    assert "are random" not in capsys.readouterr().err
+    assert "never trained" not in capsys.readouterr().err
+
+
+def test_statistics_that_stay_as_nothing_made_them_are_spoken_of(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    still = {"kind": "full", "batchnorm": "frozen"}
+    resnet = {"kind": "fcn_resnet", "encoder": "resnet18", "weights_backbone": "none"}
+    adapted_run(home, tmp_path / "a", still, model=resnet)
+    said = capsys.readouterr().err
+    assert "norms keep their statistics" in said
+    assert "frozen, and never trained: encoder;" in said
+    init = {"from": str(tmp_path / "a"), "parts": ["encoder"]}
+    adapted_run(home, tmp_path / "b", still, model=resnet, init=init)
+    assert "never trained" not in capsys.readouterr().err
+
+
+def test_a_setting_of_batchnorm_where_there_is_none_is_spoken_of(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = "changes nothing: the encoder has no BatchNorm"
+    adapted_run(home, tmp_path / "a", {"kind": "full", "batchnorm": "frozen"})
+    assert f"adapt.batchnorm=frozen {said}" in capsys.readouterr().err
+    adapted_run(home, tmp_path / "b", {"kind": "frozen", "batchnorm": "running"})
+    assert f"adapt.batchnorm=running {said}" in capsys.readouterr().err
+    adapted_run(home, tmp_path / "c", {"kind": "frozen"})
+    assert said not in capsys.readouterr().err
+
+
+def test_a_first_stage_that_ends_in_its_warm_up_is_spoken_of(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slow = {"kind": "constant", "warmup": {"steps": 5}}
+    staged = {"kind": "staged", "frozen": {"steps": 1}, "schedule": slow}
+    adapted_run(home, tmp_path / "a", staged, schedule={"kind": "constant"})
+    assert "the first stage ends at step 1, inside its warm-up of 5 steps" in capsys.readouterr().err
 
 
 def test_adapters_hold_one_base(home: Path, tmp_path: Path) -> None:

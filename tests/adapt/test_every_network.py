@@ -49,7 +49,8 @@ def test_it_starts_as_the_base_and_every_number_that_was_added_has_a_gradient(na
         model = copy.deepcopy(base)
         if isinstance(method, Adapter) and name in WITHOUT_BLOCKS:
             continue
-        adapt(model, method)
+        layers = adapt(model, method).layers
+        assert {*layers} <= {key for key, _ in model.net.named_modules()}
         with torch.no_grad():
             for found, wanted in zip(answers(model.eval()), before, strict=True):
                 torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5 * max(1.0, wanted.std().item()))

@@ -180,4 +180,19 @@ def test_the_command_folds_and_keeps_adapters(
             main()
         assert left.value.code in (0, None)
         assert (tmp_path / file).is_file()
-        assert file in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert file in said
+        assert "no peft_modules.pth" not in said
+
+
+def test_the_command_says_that_there_is_no_adapter(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapted_run(home, home / "full", {"kind": "full"})
+    monkeypatch.setattr(
+        sys, "argv", ["terrazzo", "export", str(home / "full"), "--out", str(tmp_path), "--names", "nyuntam"]
+    )
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code in (0, None)
+    assert "no peft_modules.pth: nothing was learned beside given weights that stayed" in capsys.readouterr().err

@@ -126,7 +126,7 @@ def build_state(job: Job, last: Path | None, own: nn.Module | None) -> tuple[Tra
     if cfg.adapt != Full():
         _tell(job, model, adapted)
         if last is None and own is None and (parts := still_random(model, report, learnable, cfg.adapt)):
-            job.say(f"frozen weights are random ({', '.join(parts)}); give model.weights or init, or little is learned")
+            job.say(f"frozen, and never trained: {', '.join(parts)}; give model.weights or init, or little is learned")
     if remark := parts_matter(model, job.world.size, cfg.step.accumulate):
         job.say(remark)
     if divided:
