@@ -1,5 +1,6 @@
 """Real runs of a second, on made-up images and made-up given weights."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 import terrazzo
+from terrazzo.adapt.folded import changed_layers
 from terrazzo.config import config_of
-from terrazzo.models import SegFormerModel, build_model
+from terrazzo.models import SegFormerModel, Segmenter, build_model
 
 CLASSES = ("no", "yes")
 SEGFORMER: dict[str, Any] = {
@@ -78,3 +80,12 @@ def run_of(recipe: dict[str, Any]) -> Path:
         patch.setattr("os.fsync", lambda file: None)
         patch.setattr("terrazzo.commands.train.report_run", lambda *args, **options: None)
         return terrazzo.train(config_of(recipe)).folder
+
+
+def plain(segmenter: Segmenter) -> Segmenter:
+    """A copy whose layers with LoRA compute the gradient of their whole weight, as torch's own do."""
+    segmenter = copy.deepcopy(segmenter)
+    for layer in changed_layers(segmenter).values():
+        before = type(layer).__mro__[1]  # a parametrized layer's class is derived from the layer's own
+        layer.__class__ = type("Plain", (type(layer),), {"forward": before.forward})
+    return segmenter

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from adapted_runs import plain
 from timm.layers import ScaledStdConv2d, StdConv2d
 from torch import Tensor, nn
 
@@ -57,6 +58,23 @@ def test_it_starts_as_the_base_and_every_number_that_was_added_has_a_gradient(na
         sum(each.square().mean() for each in answers(model.train())).backward()
         learning = {key: parameter for key, parameter in model.named_parameters() if parameter.requires_grad}
         assert [key for key, parameter in learning.items() if parameter.grad is None] == []
+
+
+@pytest.mark.parametrize("name", [*ZOO, *CASES])
+def test_lora_learns_as_it_would_by_the_gradient_of_the_whole_weight(name: str) -> None:
+    """Layers that are called, and those of which other code reads the weight (attention, BEiT's)."""
+    model = network(name).double()
+    adapt(model, Lora(rank=2, also_train="none"))
+    added = {key: parameter for key, parameter in model.named_parameters() if parameter.requires_grad}
+    for key, parameter in added.items():
+        if key.endswith(".up"):
+            nn.init.normal_(parameter, std=0.05)
+    gradients = []
+    for each in (model, plain(model)):
+        loss = sum(answer.square().mean() for answer in answers(each.eval()))
+        gradients.append(torch.autograd.grad(loss, [each.get_parameter(key) for key in added]))
+    for key, found, wanted in zip(added, *gradients, strict=True):
+        assert (found - wanted).abs().max() <= 1e-6 * wanted.abs().max() + 1e-12, key
 
 
 def test_dropout_of_a_depth_wise_convolution_leaves_out_channels_and_not_the_layer() -> None:

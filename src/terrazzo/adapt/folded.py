@@ -62,7 +62,7 @@ def factor_of(layer: nn.Module) -> str | None:
 def change(layer: nn.Module, name: str, by: Change) -> None:
     """From now on the parameter `name` of the layer is `by(parameter)`; the parameter itself is frozen."""
     parameter = getattr(layer, name)
-    by.to(parameter.device)
+    by.to(parameter)  # its device, and its precision
     parametrize.register_parametrization(layer, name, by)
     kept_in(layer)[name].original.requires_grad_(False)
 

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from terrazzo import __version__
 from terrazzo.adapt import Adapted, Frozen, Full, Staged, adapt
-from terrazzo.adapt.lora import LowRank
+from terrazzo.adapt.low_rank import LowRank
 from terrazzo.adapt.targets import SHOWN
 from terrazzo.adapters import BASE_FILE, Base, base_of, still_random
 from terrazzo.base import Dataset, InputError, to_steps
