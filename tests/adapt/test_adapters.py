@@ -1,5 +1,6 @@
 """Adapter files of real, tiny runs: they answer as the run did, on their own base only, and share it in memory."""
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,18 @@ def test_random_weights_that_stay_are_spoken_of(home: Path, tmp_path: Path, caps
     adapted_run(home, tmp_path / "b", {"kind": "ssf"}, model=model)
     adapted_run(home, tmp_path / "c", {"kind": "ssf", "also_train": "none"})
     assert "never trained" not in capsys.readouterr().err
+
+
+def test_the_report_says_what_learned(home: Path, tmp_path: Path) -> None:
+    """Of every method but the one in which everything does."""
+    for name, method in {"a": {"kind": "full", "batchnorm": "frozen"}, "b": {"kind": "bitfit"}}.items():
+        run = terrazzo.train(tree(home, tmp_path / name, adapt=method)).folder
+        told = (run / "adaptation.txt").read_text().splitlines()[0]
+        rows = csv.reader((run / "evaluation/val-best_miou/cost.csv").read_text().splitlines())
+        assert ["adaptation", method["kind"], told] in [*rows]
+        assert told in (run / "report.html").read_text()
+    run = terrazzo.train(tree(home, tmp_path / "c")).folder
+    assert "adaptation" not in (run / "evaluation/val-best_miou/cost.csv").read_text()
 
 
 def test_statistics_that_stay_as_nothing_made_them_are_spoken_of(

@@ -67,7 +67,7 @@ def report_run(
     bill = measure(model, _example(model, dataset, config.evaluation), seconds=LATENCY_SECONDS)
     facts = cost_facts(bill, found.folder, folder, config) | {"prediction_seconds": median(seconds)}
     write_cost(evaluation, facts)
-    cost = _cost(facts, config, bundle.step, len(seconds))
+    cost = [*_cost(facts, config, bundle.step, len(seconds)), *_adaptation(folder, config)]
     write_text(evaluation / "cost.csv", _cost_table(cost))
     write_report(
         folder / "report.html",
@@ -186,6 +186,12 @@ def _cost(facts: Mapping[str, Any], config: RunConfig, step: int, shown: int) ->
         Number("prediction", prediction, f"median of {shown}, array to mask"),
         Number("shown checkpoint", f"step {step}"),
     ]
+
+
+def _adaptation(run: Path, config: RunConfig) -> list[Number]:
+    """What learned, where that was not everything."""
+    told = run / "adaptation.txt"
+    return [Number("adaptation", config.adapt.kind, told.read_text("utf-8").splitlines()[0])] if told.exists() else []
 
 
 def _cost_table(rows: Sequence[Number]) -> str:

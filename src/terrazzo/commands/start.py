@@ -234,7 +234,7 @@ def start_folder(job: Job, state: TrainState, built: Built) -> None:
     run.write("parameters.txt", group_lines(group_table(state.optimizer.param_groups)) + "\n")
     if built.weights is not None:
         run.write("weights.txt", f"{built.weights}\n")
-    if not isinstance(job.cfg.adapt, Full):
+    if job.cfg.adapt != Full():
         if built.base is not None:
             run.write(BASE_FILE, built.base.model_dump_json(indent=2) + "\n")
         run.write("adaptation.txt", "\n".join([str(built.adapted), *built.adapted.layers, ""]))
