@@ -247,7 +247,7 @@ def test_the_average_is_shipped_and_survives_a_stop(tmp_path: Path, monkeypatch:
         assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_early_stopping_counts_validations(tmp_path: Path) -> None:
+def test_early_stopping_counts_validations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rule = {"metric": "train/loss", "mode": "max", "patience": 2}  # the loss falls, so nothing gets "better"
     left = run(tmp_path / "r", length={"steps": 60}, validate_every={"steps": 2}, early_stop=rule)
     assert left.finished
@@ -255,7 +255,13 @@ def test_early_stopping_counts_validations(tmp_path: Path) -> None:
     last = json.loads((tmp_path / "r/metrics.jsonl").read_text().splitlines()[-1])
     assert last["step"] == left.step
     assert (tmp_path / "r/report.html").exists()
+    report = (tmp_path / "r/report.html").stat().st_mtime_ns
+    capsys.readouterr()
     assert run(tmp_path / "r", length={"steps": 60}, validate_every={"steps": 2}, early_stop=rule).step == left.step
+    said = capsys.readouterr().err
+    assert f"early stopping ended this run at step {left.step} of 60; nothing is left to do" in " ".join(said.split())
+    assert "going on" not in said
+    assert (tmp_path / "r/report.html").stat().st_mtime_ns == report
 
 
 def test_early_stopping_takes_the_better_direction_by_itself() -> None:

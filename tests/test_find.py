@@ -19,7 +19,7 @@ from terrazzo.commands.find_lr import find_lr, judge
 from terrazzo.commands.start import Job
 from terrazzo.config import load_config
 from terrazzo.engine.state import TrainState
-from terrazzo.engine.step import Step
+from terrazzo.engine.step import OneImageError, Step
 from terrazzo.losses import Loss
 from terrazzo.report.charts import write_rate_test
 
@@ -183,6 +183,32 @@ def test_the_search_doubles_then_halves(
     assert max(size.batch for size in sizes if size.fits) == found
 
 
+def test_a_network_that_needs_two_images_in_a_part_begins_with_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    def attempt(config: object, batch: int, memory: object) -> Tried:
+        if batch < 4:
+            raise OneImageError("every part holds two at least")
+        return Tried(batch, fits=batch <= 8)
+
+    cfg = load_config("pets_quickstart", ["step.accumulate=2", "batch=2"])
+    monkeypatch.setattr("terrazzo.commands.find_batch._attempt", attempt)
+    assert [size.batch for size in find_batch(cfg)] == [4, 8, 10, 12, 16]
+    with pytest.raises(OneImageError):
+        find_batch(cfg, most=3)
+
+
+def test_such_a_network_says_so_from_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    model = "model={kind: smp, arch: deeplabv3plus, encoder: mobilenet_v2, weights: none}"
+    found = find_batch(load_config("pets_quickstart", [*TINY, model]), most=2)
+    assert [(size.batch, size.fits) for size in found] == [(2, True)]
+
+
+@pytest.mark.parametrize("memory", [0, -1])
+def test_no_memory_at_all_is_refused(memory: int) -> None:
+    with pytest.raises(InputError, match="--memory must be more than 0 GiB"):
+        find_batch(load_config("pets_quickstart", TINY), memory=memory)
+
+
 def dies(pipe: object, config: object, batch: int, memory: object) -> None:
     """As a process that the system kills for its memory."""
     os._exit(9)
@@ -190,12 +216,12 @@ def dies(pipe: object, config: object, batch: int, memory: object) -> None:
 
 def test_a_process_that_is_killed_is_a_size_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("terrazzo.commands.find_batch._measure", dies)
-    with pytest.raises(InputError, match=r"not even 1 image fits \(the process was killed \(exit status 9\)\)"):
+    with pytest.raises(InputError, match=r"not even 1 image fits \(the process ended \(exit status 9\)\)"):
         find_batch(load_config("pets_quickstart", TINY))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not limit a process's memory")
 def test_a_recipe_of_which_not_one_image_fits_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    with pytest.raises(InputError, match=r"not even 1 image fits \(.*\); give a smaller augment\.crop"):
+    with pytest.raises(InputError, match=r"not even 1 image fits \(.*\); give .*, or a greater --memory"):
         find_batch(load_config("pets_quickstart", TINY), memory=2**20)

@@ -320,5 +320,23 @@ def test_a_momentum_that_would_change_nothing_is_an_error(cfg: Any) -> None:
     check_momentum(cfg, Poly())
 
 
+def test_momenta_that_rmsprop_could_not_take_up_later_are_refused() -> None:
+    """torch makes room for them in the first step, if that has any."""
+    late = OneCycle(momenta=(0, 0.85, 0.95))
+    for schedule, first, where in ((late, None, "give schedule"), (CYCLE, Poly(), "give adapt.schedule")):
+        with pytest.raises(InputError, match=f"rmsprop cannot take up .* {where} momenta that begin above"):
+            check_momentum(RmsProp(), schedule, first)
+        check_momentum(Sgd(), schedule, first)
+    for schedule, first in ((CYCLE, None), (CYCLE, CYCLE), (Poly(), CYCLE)):
+        check_momentum(RmsProp(), schedule, first)
+        optimizer = build_optimizer(Net(), role, RmsProp())
+        for cfg in (first or schedule, schedule):
+            set_rates(optimizer, Schedule(cfg, total=8, samples=8, batch=1), 0)
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = torch.ones_like(parameter)
+            optimizer.step()
+
+
 def test_beta2_may_be_set_beside_momenta() -> None:
     check_momentum(Adam(betas=(0.9, 0.99)), CYCLE)

@@ -1,5 +1,7 @@
 """A user's own network and dataset: the how-to page is run as it stands; resume and report work with it."""
 
+import copy
+import json
 import re
 import signal
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import terrazzo
 from terrazzo.base import Classes, InputError
@@ -100,3 +103,28 @@ def test_a_bundle_of_an_own_network_asks_for_the_code(page: SimpleNamespace) -> 
         terrazzo.load("runs/stripes")
     with pytest.raises(InputError, match="does not fit"):
         terrazzo.load("runs/stripes", network=torch.nn.Conv2d(3, 2, 1))
+
+
+@pytest.mark.parametrize(
+    "method", [{"kind": "lora"}, {"kind": "adapter"}, {"kind": "frozen"}, {"kind": "full"}], ids=str
+)
+def test_a_network_that_was_passed_stays_as_it_was(page: SimpleNamespace, method: dict[str, Any]) -> None:
+    """What a run adds and learns is in the run: the object goes into the report, a resume and the next run as new."""
+    torch.manual_seed(0)
+    net = page.TwoLayers(2)
+    net.encoder = nn.Sequential(net.encoder, nn.Sequential(nn.Conv2d(16, 16, 1), nn.ReLU()))
+    before = copy.deepcopy(net.state_dict())
+    sets = {"train_set": page.Stripes(8, 0), "val_set": page.Stripes(4, 1)}
+    recipe = {"data": {"kind": "own"}, "model": {"kind": "own"}, "length": {"epochs": 2}, "batch": 4, "device": "cpu"}
+    recipe |= {"validate_every": {"epochs": 2}}
+    scores = []
+    for out in ("a", "b"):
+        run = terrazzo.train(recipe | {"adapt": method, "out": out}, model=net, **sets).folder
+        scores.append(json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["val/miou"])
+        told = json.loads((run / "evaluation/val-best_miou/scores.json").read_text())
+        assert told["miou"] == pytest.approx(scores[-1])
+    assert scores[0] == scores[1]
+    assert all(torch.equal(tensor, before[key]) for key, tensor in net.state_dict().items())
+    assert net.state_dict().keys() == before.keys()
+    assert all(parameter.requires_grad for parameter in net.parameters())
+    assert not any(module._forward_hooks for module in net.modules())

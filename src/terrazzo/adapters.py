@@ -20,7 +20,7 @@ from terrazzo.base import Config, InputError
 from terrazzo.bundle import BundleConfig, find_bundle
 from terrazzo.description import ADAPTER_HEADER
 from terrazzo.engine.world import choose_device
-from terrazzo.files import replacing
+from terrazzo.files import replacing, usual_mode
 from terrazzo.infer.predictor import Predictor
 from terrazzo.models import LoadReport, Segmenter, build_model, with_normalization
 from terrazzo.models.weights import load_tensors
@@ -109,6 +109,7 @@ def write_adapter(run: str | Path, out: Path, checkpoint: str | None = None) -> 
     mine, header = adapter_of(run, checkpoint)
     with replacing(out) as draft:
         save_file(mine, draft, metadata={ADAPTER_HEADER: header.model_dump_json()})
+        usual_mode(draft)
     return header.base
 
 

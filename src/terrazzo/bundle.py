@@ -26,7 +26,7 @@ from terrazzo.description import (
     read_description,
 )
 from terrazzo.engine.state import MODEL_FILE, Checkpoints
-from terrazzo.files import write_text
+from terrazzo.files import usual_mode, write_text
 from terrazzo.models import Segmenter, build_model, with_normalization
 from terrazzo.models.huggingface import open_huggingface
 from terrazzo.models.huggingface_files import read_json
@@ -66,6 +66,7 @@ def save_bundle(
     state = model.state_dict() if state is None else state
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     save_file(tensors, folder / MODEL_FILE)  # tensors only: safetensors writes metadata in random order
+    usual_mode(folder / MODEL_FILE)
     write_text(folder / CONFIG_FILE, config.model_dump_json(indent=2) + "\n")
 
 

@@ -127,9 +127,7 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _known_combinations(self) -> Self:
-        check_momentum(self.optim, self.schedule)
-        if isinstance(self.adapt, Staged):
-            check_momentum(self.optim, self.adapt.schedule)
+        check_momentum(self.optim, self.schedule, self.adapt.schedule if isinstance(self.adapt, Staged) else None)
         if self.data.kind == "own" and self.data.remap:
             raise ValueError("data.remap works on label files; a dataset passed from Python maps its own classes")
         if self.sampling.kind == "foreground" and self.augment.crop is None:

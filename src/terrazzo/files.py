@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -59,6 +60,14 @@ def new_folder(path: Path) -> Iterator[Path]:
         sync(path.parent)
     finally:
         remove_tree(draft)
+
+
+def usual_mode(path: Path) -> None:
+    """Give a file the permissions that new files get in its folder; safetensors' own are for the owner alone."""
+    like = path.with_name(f".{uuid.uuid4().hex[:8]}.mode")
+    like.touch()
+    path.chmod(stat.S_IMODE(like.stat().st_mode))
+    like.unlink()
 
 
 def sync_tree(folder: Path) -> None:

@@ -11,6 +11,7 @@ from models.small_zoo import small_zoo
 from terrazzo.adapt import AdaptConfig, Adapter, BitFit, Frozen, Full, Lora, Regex, Ssf, Staged, Vpt, adapt
 from terrazzo.adapt.folded import changed_layers, fold, is_matrix, is_norm
 from terrazzo.base import IMAGENET, InputError
+from terrazzo.engine.recompute import recompute_blocks
 from terrazzo.models import SegFormerModel, Segmenter, TimmModel, ZooModel, build_model
 from terrazzo.models.blocks import encoder_blocks
 from terrazzo.models.zoo import segmenter_of
@@ -260,14 +261,37 @@ def test_pitfall_batchnorm_moves_in_a_frozen_encoder() -> None:
         assert model.net.encoder[1].weight.requires_grad is isinstance(cfg, Full)
 
 
-def test_recompute_and_compile_work_on_changed_weights() -> None:
-    model = plain()
-    adapt(model, Lora(rank=2, dora=True))
+@pytest.mark.parametrize("dora", [False, True])
+def test_recompute_and_compile_work_on_changed_weights(dora: bool) -> None:
+    torch.manual_seed(0)
+    model, _ = build_model(NETWORKS["mit"], CLASSES)
+    adapt(model, Lora(rank=2, dora=dora, dropout=0.2))
     train(model)
-    model.eval()
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
-    with torch.no_grad():
-        torch.testing.assert_close(compiled(images()).logits, model(images()).logits)
+    recomputed, compiled = copy.deepcopy(model), copy.deepcopy(model)
+    assert recompute_blocks(recomputed)
+    compiled.compile(fullgraph=True, backend="eager")
+    gradients = []
+    for each in (model, recomputed, compiled):
+        each.train().zero_grad()
+        torch.manual_seed(1)
+        each(images()).logits.square().mean().backward()
+        gradients.append([parameter.grad for parameter in each.parameters() if parameter.requires_grad])
+    for others in gradients[1:]:
+        torch.testing.assert_close(others, gradients[0])
+
+
+@pytest.mark.parametrize("method", [Lora(rank=2), Lora(rank=2, dora=True, dropout=0.1), Ssf(), Adapter(width=3), Vpt()])
+def test_methods_work_under_autocast_and_keep_weights_in_full(method: Any) -> None:
+    torch.manual_seed(0)
+    model, _ = build_model(NETWORKS["vit"], CLASSES)
+    adapt(model, method)
+    model.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(images())
+        assert {layer.weight.dtype for layer in changed_layers(model).values()} <= {torch.float32}
+    output.logits.float().square().mean().backward()
+    learned = [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
+    assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in learned)
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,17 @@ from adapted_runs import SEGFORMER
 from torch import Tensor
 
 import terrazzo
+from models.small_zoo import small_zoo
 from terrazzo.adapt import Lora, adapt
-from terrazzo.base import InputError
+from terrazzo.base import IMAGENET, InputError
 from terrazzo.commands.start import parts_matter
 from terrazzo.engine.state import file_hash
 from terrazzo.engine.step import make_step
-from terrazzo.models import SegFormerModel, build_model
+from terrazzo.models import SegFormerModel, Segmenter, TimmModel, ZooModel, build_model
+from terrazzo.models.zoo import segmenter_of
 from test_engine_options import recipe, run, weights
 
+PUBLISHED = ZooModel(name="segnext_mscan-t", weights="none")
 CYCLE = {"kind": "one_cycle", "momenta": [0.95, 0.85, 0.95]}
 BATCH = {"kind": "unet", "width": 4, "depth": 2, "dropout": 0.1}
 MIT = {"kind": "segformer", "dims": [8] * 4, "heads": [1] * 4, "depths": [2, 1, 1, 1], "decoder_width": 16}
@@ -192,3 +195,22 @@ def test_the_dropout_of_lora_is_one_of_what_parts_of_a_batch_meet() -> None:
     segmenter.train()
     said = parts_matter(segmenter, 1, 3)
     assert said == "1 x 3 parts of a batch meet LoRA's dropout one by one: the run depends on their number"
+
+
+def test_stochastic_depth_is_one_of_what_parts_of_a_batch_meet() -> None:
+    """Of a library, of the published networks, and the dropout of attention."""
+    segmenters = [
+        build_model(TimmModel(encoder="test_vit", weights="none", decoder={"kind": "linear"}, drop_path=rate), 2)[0]
+        for rate in (0.1, 0.0)
+    ]
+    zoo = {name: segmenter_of(PUBLISHED, architecture, 2, 3) for name, architecture in small_zoo().items()}
+    published = next(each for each in zoo.values() if any(getattr(m, "rate", 0) for m in each.modules()))
+    attention = Segmenter(torch.nn.MultiheadAttention(4, 2, dropout=0.1), normalization=IMAGENET, stride=1)
+    for segmenter, wanted in zip(
+        (*segmenters, published, attention), ("stochastic depth", None, "stochastic depth", "dropout"), strict=True
+    ):
+        for module in segmenter.train().modules():
+            if isinstance(module, torch.nn.BatchNorm2d) or type(module) is torch.nn.Dropout:
+                module.eval()
+        said = parts_matter(segmenter, 2, 1)
+        assert (said is None) if wanted is None else (wanted in str(said)), said

@@ -1,6 +1,7 @@
 """Adapter files of real, tiny runs: they answer as the run did, on their own base only, and share it in memory."""
 
 import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from safetensors.torch import load_file, save_file
 import terrazzo
 from terrazzo.adapters import Adapters, load_adapter, read_header, write_adapter
 from terrazzo.base import InputError
+from terrazzo.commands.export import export
+from terrazzo.files import remove_tree
 from zoo_server import published
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -205,3 +208,30 @@ def test_a_checkpoint_whose_frozen_tensors_moved_is_refused(home: Path, tmp_path
     save_file(state | {name: state[name] + 1}, path)
     with pytest.raises(InputError, match="tensors that were frozen are not what they were"):
         write_adapter(run, tmp_path / "a.safetensors", "last")
+
+
+def test_others_may_read_what_is_written(home: Path, tmp_path: Path) -> None:
+    """safetensors makes its files for the owner alone."""
+    run = adapted_run(home, tmp_path / "run", METHODS["lora"])
+    write_adapter(run, tmp_path / "alone.safetensors")
+    export(run, tmp_path / "merged.safetensors", merge=True)
+    (tmp_path / "usual").touch()
+    files = [*run.glob("checkpoints/*/model.safetensors"), *tmp_path.glob("*.safetensors")]
+    assert len(files) >= 4
+    assert {file.stat().st_mode for file in files} == {(tmp_path / "usual").stat().st_mode}
+    assert not [*run.rglob("*.mode"), *tmp_path.glob(".*mode")]
+
+
+def test_a_life_without_a_checkpoint_leaves_nothing_behind(home: Path, tmp_path: Path) -> None:
+    """A run that was killed early, and another in its folder."""
+    shutil.copytree(adapted_run(home, tmp_path / "killed", METHODS["lora"]), tmp_path / "run")
+    remove_tree(tmp_path / "run/checkpoints")
+    run = adapted_run(home, tmp_path / "run", {"kind": "full"}, model=SEGFORMER)
+    assert not {"adaptation.txt", "base.json", "weights.txt"} & {path.name for path in run.iterdir()}
+
+
+def test_an_encoder_that_is_frozen_at_first_is_not_said_to_stay_so(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapted_run(home, tmp_path / "run", {"kind": "staged", "frozen": {"steps": 1}}, model=SEGFORMER)
+    assert "frozen at first, and never trained: encoder;" in capsys.readouterr().err

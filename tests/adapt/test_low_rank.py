@@ -115,6 +115,38 @@ def test_under_autocast_it_holds_and_answers_what_a_plain_layer_does(name: str) 
     assert {gradient.dtype for gradient in gradients[0].values()} == {torch.float32}
 
 
+def test_small_numbers_are_not_lost_in_float16() -> None:
+    """`up` begins at 0, and what reaches `down` passes through it."""
+    for name, features in {"linear": pixels(50, 6), "3x3": pixels(2, 6, 9, 11)}.items():
+        model = lora_of(nn.Sequential(copy.deepcopy(LAYERS[name])))
+        with torch.no_grad():
+            for key, parameter in learned(model).items():
+                parameter.mul_(1e-6 if key.endswith(".up") else 1)
+        gradients = []
+        for half in (True, False):
+            model.zero_grad()
+            with torch.autocast("cpu", torch.float16, enabled=half):
+                answer = model.net(features)
+            (answer.float() * 1e-3).sum().backward()
+            gradients.append([parameter.grad for key, parameter in learned(model).items() if key.endswith(".down")])
+        torch.testing.assert_close(*gradients, rtol=0.05, atol=1e-3 * gradients[1][0].abs().max().item())
+
+
+class Halved(nn.Conv2d):
+    """A convolution of which only the inner part is written anew, as libraries of weight norms do."""
+
+    def _conv_forward(self, features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(features, weight / 2, bias)
+
+
+def test_a_layer_that_does_more_than_its_kind_keeps_its_own_way() -> None:
+    model = lora_of(nn.Sequential(Halved(6, 6, 3)))
+    features = pixels(2, 6, 9, 11)
+    with torch.no_grad():
+        wanted = model.net(features)
+    assert torch.equal(model.net(features), wanted)
+
+
 def test_where_nothing_learns_the_weight_is_read() -> None:
     """A frozen copy (a teacher, a running mean) hands on gradients to its input, and folding leaves plain layers."""
     model = lora_of(nn.Sequential(copy.deepcopy(LAYERS["3x3"])))

@@ -32,6 +32,16 @@ def test_fresh_moves_the_old_folder_aside_and_never_over_another(tmp_path: Path)
     assert RunDir(tmp_path / "run").move_aside() is None
 
 
+def test_fresh_takes_nothing_from_a_process_that_writes(tmp_path: Path) -> None:
+    with RunDir(tmp_path / "run") as held:
+        held.log("first")
+        with pytest.raises(InputError, match="is being written by another terrazzo process"):
+            RunDir(tmp_path / "run").move_aside()
+        held.log("second")
+    assert RunDir(tmp_path / "run").move_aside() == tmp_path / "run.old-1"
+    assert len((tmp_path / "run.old-1/log.txt").read_text().splitlines()) == 2
+
+
 def test_every_differing_key_is_named(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
     tree = {"optim": {"lr": 1.0, "betas": [0.9, 0.99]}, "losses": [{"kind": "a"}], "data": {"root": "x", "workers": 1}}

@@ -54,6 +54,12 @@ def test_a_device_that_is_not_there_names_those_that_are() -> None:
         choose_device("cuda")
 
 
+def test_a_device_of_another_name_is_a_sentence() -> None:
+    for name in ("cpuu", "cuda:0"):
+        with pytest.raises(InputError, match=f"device={name} is not one of auto, cuda, mps, cpu"):
+            choose_device(name)  # type: ignore[arg-type]
+
+
 def test_the_first_signal_sets_the_flag_and_handlers_are_put_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with StopFlag() as stop:
@@ -72,6 +78,16 @@ def test_a_signal_that_comes_too_late_for_a_run_reaches_who_started_it() -> None
             signal.raise_signal(signal.SIGTERM)
         assert worker.set
         assert worker.number == signal.SIGTERM
+
+
+def test_a_second_ctrl_c_is_a_keyboard_interrupt() -> None:
+    """Also where a sweep's flag is around the run's: what was opened is closed."""
+    with StopFlag(), StopFlag() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.number == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows ends a process at once")

@@ -19,7 +19,7 @@ from terrazzo.adapt.folded import Change, kept_in
 
 
 class LowRank(Change):
-    """weight + alpha / rank * up @ down, for DoRA scaled to a learned length of every row.
+    """weight + alpha / rank * up @ down, for DoRA scaled to a learned length of every row (one of 0 stays 0).
 
     Args:
         weight: [F, C / groups, ...], what is changed.
@@ -83,8 +83,14 @@ def learn_narrowly(layer: nn.Module) -> None:
     # A parametrized layer has a class of its own, which only its copies share.
     if narrow and type(layer).forward is nn.Linear.forward:
         type(layer).forward = _linear
-    elif narrow and type(layer).forward is nn.Conv2d.forward:
+    elif narrow and _is_plain(type(layer)):
         type(layer).forward = _conv2d
+
+
+def _is_plain(kind: type) -> bool:
+    """A convolution, no part of which was written anew."""
+    ours, plain = (getattr(kind, "forward", None), getattr(kind, "_conv_forward", None)), nn.Conv2d
+    return ours == (plain.forward, plain._conv_forward)
 
 
 def _linear(layer: nn.Linear, features: Tensor) -> Tensor:
@@ -169,13 +175,14 @@ class _Linear(torch.autograd.Function):
         with _in_full(features):
             changed = _changed(weight, up, down, ctx.share).to(gradient.dtype) if ctx.needs_input_grad[0] else None
             of_up = rows.T @ (seen @ down.to(seen.dtype).T)
-            of_down = (rows @ up.to(rows.dtype)).T @ seen
+            scaled, size = _scaled(up)
+            of_down = (rows @ scaled.to(rows.dtype)).T @ seen
             return (
                 None if changed is None else gradient @ changed,
                 None,
                 rows.sum(0) if ctx.needs_input_grad[2] else None,
-                ctx.share * of_up,
-                ctx.share * of_down,
+                ctx.share * of_up.to(up.dtype),
+                ctx.share * size * of_down.to(down.dtype),
                 None,
             )
 
@@ -210,12 +217,15 @@ class _Conv2d(torch.autograd.Function):
                 changed = _changed(weight, up, down, ctx.share).to(gradient.dtype)
                 before, _ = _gradients(gradient, features, changed, ctx.place, (True, False))
             kernel = down.view(len(down), *weight.shape[1:]).to(features.dtype)
-            point = up.to(features.dtype)[:, :, None, None]
+            scaled, size = _scaled(up)
+            point = scaled.to(features.dtype)[:, :, None, None]
             narrow = functional.conv2d(features, kernel, None, *ctx.place)
             of_narrow, of_up = _gradients(gradient, narrow, point, _POINT, (True, True))
             _, of_down = _gradients(of_narrow, features, kernel, ctx.place, (False, True))
             of_bias = gradient.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
-            return before, None, of_bias, ctx.share * of_up.flatten(1), ctx.share * of_down.flatten(1), None, None
+            of_up = ctx.share * of_up.flatten(1).to(up.dtype)
+            of_down = ctx.share * size * of_down.flatten(1).to(down.dtype)
+            return before, None, of_bias, of_up, of_down, None, None
 
 
 def _gradients(
@@ -226,6 +236,13 @@ def _gradients(
         gradient, features, kernel, None, *place, False, (0, 0), 1, (*wanted, False)
     )
     return before, of_kernel
+
+
+def _scaled(up: Tensor) -> tuple[Tensor, Tensor]:
+    """`up` with 1 as its greatest number, and what it was divided by: it begins at 0 and is soon learned, but in
+    float16 what passes through such small numbers is lost."""
+    size = up.abs().amax().clamp_min(torch.finfo(up.dtype).tiny)
+    return up / size, size
 
 
 def _like(bias: Tensor | None, features: Tensor) -> Tensor | None:

@@ -15,7 +15,7 @@ from terrazzo.bundle import CheckpointName, OpenModel, open_model
 from terrazzo.data.augment import Exact
 from terrazzo.description import BundleConfig, is_description
 from terrazzo.engine.state import MODEL_FILE
-from terrazzo.files import replacing, write_text
+from terrazzo.files import replacing, usual_mode, write_text
 from terrazzo.infer.program import write_program
 from terrazzo.models import Segmenter
 
@@ -129,7 +129,7 @@ def _merged(opened: OpenModel, *, merge: bool, strict: bool) -> BundleConfig:
     if isinstance(method, Adapter | Vpt):
         raise InputError(
             f"{opened.name}: what adapt.kind={method.kind} adds works on the images' features, and cannot be folded "
-            "into weights; keep it by --format adapter, export a whole program (.pt2), or use the run's folder"
+            "into weights; leave --merge out and export a whole program (.pt2), or keep it by --format adapter"
         )
     if not merge:
         raise InputError(
@@ -159,7 +159,8 @@ def merge_verified(segmenter: Segmenter) -> tuple[float, float]:
     shape = (2, segmenter.channels, *sides)
     batches = [torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator) for _ in range(3)]
     batches = [batch.to(segmenter.mean.device) for batch in batches]
-    with torch.backends.cudnn.flags(allow_tf32=False):  # its rounding differs with every weight
+    cudnn = torch.backends.cudnn
+    with cudnn.flags(cudnn.enabled, allow_tf32=False):  # its rounding differs with every weight
         before = torch.stack([segmenter(batch).logits.float() for batch in batches])
         fold(segmenter)
         after = torch.stack([segmenter(batch).logits.float() for batch in batches])
@@ -216,6 +217,7 @@ def _write(path: Path, tensors: dict[str, Tensor], format: ExportFormat, config:
             torch.save(tensors, path)
         case "safetensors":
             save_file(tensors, path, metadata={METADATA: config.model_dump_json()})
+            usual_mode(path)
         case "adapter" | "program":
             raise AssertionError("these are written whole, in other files")
         case _:

@@ -21,6 +21,7 @@ from terrazzo.commands.start import Job, build_loss_of, build_state, feed_from
 from terrazzo.commands.train import step_of
 from terrazzo.config import RunConfig
 from terrazzo.engine.rundir import RunDir
+from terrazzo.engine.step import OneImageError
 from terrazzo.engine.world import World
 
 TIMED = 2
@@ -59,21 +60,31 @@ def find_batch(
         raise InputError(
             f"find-batch: --most {most} is less than the least batch, {config.step.accumulate} (step.accumulate)"
         )
+    if memory is not None and memory <= 0:
+        raise InputError("find-batch: --memory must be more than 0 GiB; without it there is no limit")
     tried: dict[int, Tried] = {}
 
     def fits(batch: int) -> bool:
-        tried[batch] = _attempt(config, batch, memory)
-        if progress is not None:
-            progress(tried[batch])
+        if batch not in tried:
+            tried[batch] = _attempt(config, batch, memory)
+            if progress is not None:
+                progress(tried[batch])
         return tried[batch].fits
 
     good, size = 0, config.step.accumulate
+    try:
+        fits(size)
+    except OneImageError:  # two of them in every part may do
+        size *= 2
+        if size > most:
+            raise
     while size <= most and fits(size):
         good, size = size, 2 * size
     if not good:
+        limit = "" if memory is None else ", or a greater --memory"
         raise InputError(
             f"find-batch: not even {size} image{'s' if size > 1 else ''} fits ({tried[size].reason}); give a smaller "
-            "augment.crop or network, or step.recompute=true"
+            f"augment.crop or network, or step.recompute=true{limit}"
         )
     bad = size if size in tried else most + 1
     while bad - good > max(config.step.accumulate, good // 8):
@@ -91,18 +102,19 @@ def _attempt(config: RunConfig, batch: int, memory: int | None) -> Tried:
     process.start()
     theirs.close()
     try:
-        answer: Tried | str = ours.recv()
+        answer: Tried | InputError = ours.recv()
     except EOFError:
         process.join()
-        answer = Tried(batch, fits=False, reason=f"the process was killed (exit status {process.exitcode})")
+        how = "was killed" if (process.exitcode or 0) < 0 else "ended"
+        answer = Tried(batch, fits=False, reason=f"the process {how} (exit status {process.exitcode})")
     process.join()
-    if isinstance(answer, str):
-        raise InputError(answer)
+    if isinstance(answer, InputError):
+        raise answer
     return answer
 
 
 def _measure(pipe: Connection, config: RunConfig, batch: int, memory: int | None) -> None:
-    """In the new process: three steps; sends a Tried, or a sentence if the recipe itself is at fault."""
+    """In the new process: three steps; sends a Tried, or the error if the recipe itself is at fault."""
     if memory is not None and sys.platform == "linux":
         import resource
 
@@ -111,12 +123,19 @@ def _measure(pipe: Connection, config: RunConfig, batch: int, memory: int | None
         pipe.send(_steps(config, batch))
     except (torch.OutOfMemoryError, MemoryError) as error:
         pipe.send(Tried(batch, fits=False, reason=str(error).partition("\n")[0] or "out of memory"))
+    except (ImportError, OSError) as error:
+        if memory is None:
+            raise
+        short = str(error).partition("\n")[0]
+        pipe.send(Tried(batch, fits=False, reason=f"the program itself does not fit into --memory: {short}"))
     except (InputError, RuntimeError) as error:
         short = str(error).partition("\n")[0]
         out_of_memory = "out of memory" in short or "can't allocate memory" in short or "not enough memory" in short
         if not out_of_memory and not isinstance(error, InputError):
             raise
-        pipe.send(Tried(batch, fits=False, reason=short) if out_of_memory else str(error))
+        pipe.send(
+            error if isinstance(error, InputError) and not out_of_memory else Tried(batch, fits=False, reason=short)
+        )
 
 
 def _steps(config: RunConfig, batch: int) -> Tried:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from terrazzo import __version__
 from terrazzo.adapt import Adapted, Frozen, Full, Staged, adapt
@@ -126,7 +127,8 @@ def build_state(job: Job, last: Path | None, own: nn.Module | None) -> tuple[Tra
     if cfg.adapt != Full():
         _tell(job, model, adapted)
         if last is None and own is None and (parts := still_random(model, report, learnable, cfg.adapt)):
-            job.say(f"frozen, and never trained: {', '.join(parts)}; give model.weights or init, or little is learned")
+            how = "frozen at first" if isinstance(cfg.adapt, Staged) else "frozen"
+            job.say(f"{how}, and never trained: {', '.join(parts)}; give model.weights or init, or little is learned")
     if remark := parts_matter(model, job.world.size, cfg.step.accumulate):
         job.say(remark)
     if divided:
@@ -157,10 +159,24 @@ def parts_matter(model: nn.Module, ranks: int, accumulate: int) -> str | None:
     training = [module for module in model.modules() if module.training]
     norms = [m for m in training if isinstance(m, _BatchNorm) and not (accumulate == 1 and is_synced(m))]
     there = ["BatchNorm's statistics"] if norms else []
-    there += ["dropout"] if any(isinstance(m, nn.Dropout | nn.Dropout2d) and m.p for m in training) else []
-    there += ["LoRA's dropout"] if any(isinstance(m, LowRank) and m.dropout for m in training) else []
+    there += sorted({drawn for module in training if (drawn := _left_out_by_chance(module))})
     met = f"{ranks} x {accumulate} parts of a batch meet {' and '.join(there)} one by one"
     return f"{met}: the run depends on their number" if there else None
+
+
+def _left_out_by_chance(module: nn.Module) -> str | None:
+    """What a layer leaves out of a training step; libraries name the share of it as they like."""
+    kind, share = type(module).__name__, 0.0
+    if isinstance(module, LowRank):
+        kind, share = "LoRA's dropout", module.dropout
+    elif isinstance(module, nn.MultiheadAttention):
+        kind, share = "dropout", module.dropout
+    elif "Drop" in kind or "Stochastic" in kind:
+        share = next((getattr(module, name) for name in ("p", "drop_prob", "prob") if hasattr(module, name)), 0.0)
+        kind = "dropout" if isinstance(module, _DropoutNd) else "stochastic depth"
+    elif type(module).__module__.startswith("terrazzo.published"):
+        kind, share = "stochastic depth", getattr(module, "rate", 0.0)
+    return kind if share else None
 
 
 def build_loss_of(job: Job) -> Loss:
@@ -227,7 +243,8 @@ def feed_from(job: Job, step: int) -> Generator[Batch, None, None]:
 def start_folder(job: Job, state: TrainState, built: Built) -> None:
     """Write what is known before the first step of a new run."""
     run, sets = job.run, job.sets
-    for name in ("metrics.jsonl", "metrics.csv", "report.html", "log.txt", CLASS_INDEX):
+    told = ("weights.txt", "adaptation.txt", BASE_FILE, "nonfinite.json")
+    for name in ("metrics.jsonl", "metrics.csv", "report.html", "log.txt", CLASS_INDEX, *told):
         (run.path / name).unlink(missing_ok=True)  # of a life that was killed before its first checkpoint
     run.write("config.yaml", dump_yaml(job.cfg))
     run.write("environment.yaml", yaml.safe_dump(environment(), sort_keys=False))
@@ -273,7 +290,9 @@ def go_on(job: Job, state: TrainState) -> None:
             f"length grows from {total} to {lengths.total} steps: the learning rates from step {state.step} on are not "
             "those of a run that was started so long, and neither are its bits"
         )
-    if state.step < lengths.total:
+    if state.stopped_early:
+        job.say(f"early stopping ended this run at step {state.step} of {lengths.total}; nothing is left to do")
+    elif state.step < lengths.total:
         (run.path / "report.html").unlink(missing_ok=True)  # it tells of a shorter run
         job.say(f"going on with {run.path} at step {state.step} of {lengths.total}")
         run.log(f"goes on at step {state.step}")

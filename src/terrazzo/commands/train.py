@@ -1,6 +1,5 @@
 """`terrazzo train`: the training loop, from a recipe to a run folder with checkpoints and a report."""
 
-import copy
 import json
 import math
 import time
@@ -29,7 +28,7 @@ from terrazzo.commands.start import Job, build_loss_of, build_state, feed_from, 
 from terrazzo.commands.tracking import Tracking, final_scores, tracking
 from terrazzo.config import RunConfig, config_of, dump_yaml, load_config
 from terrazzo.data.loader import seed_of
-from terrazzo.engine.parallel import at_hand, check_shares, is_shared_out
+from terrazzo.engine.parallel import at_hand, check_shares
 from terrazzo.engine.rundir import RunDir
 from terrazzo.engine.state import TrainState
 from terrazzo.engine.step import Step, make_step
@@ -113,7 +112,6 @@ def train(
             job.say(remark)
         if aside is not None:
             job.say(f"moved the old run to {aside}")
-        own = copy.deepcopy(model) if is_shared_out(cfg.parallel, world) else model
         state, built = build_state(job, last, model)
         if last is not None:
             go_on(job, state)
@@ -124,7 +122,7 @@ def train(
         with tracking(job, state) as trackers:
             stopped_by = None if over else _loop(job, state, stop, trackers)
             if stopped_by is None and world.main and not (cfg.out / "report.html").exists():
-                report_run(cfg.out, cfg, sets.score, sets.score_split, world.alone(), network=copy.deepcopy(own))
+                report_run(cfg.out, cfg, sets.score, sets.score_split, world.alone(), network=model)
             ended = None if stopped_by is not None else final_scores(cfg.out, sets.score_split, state.step)
             trackers.close("finished" if stopped_by is None else "stopped", ended)
         if stopped_by is not None:

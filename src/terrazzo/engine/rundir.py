@@ -62,11 +62,14 @@ class RunDir:
             raise InputError(
                 f"out={self.path}: the run folder cannot be made ({error.strerror}); choose another out"
             ) from None
+        self._hold()
+        return self
+
+    def _hold(self) -> None:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise InputError(f"{self.path} is being written by another terrazzo process; choose another out") from None
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -74,9 +77,15 @@ class RunDir:
         self._lock.release()
 
     def move_aside(self) -> Path | None:
-        """Rename an existing run folder to NAME.old-1, -2, ...; called before it is entered."""
+        """Rename an existing run folder to NAME.old-1, -2, ...; called before it is entered.
+
+        Raises:
+            InputError: another process writes into it.
+        """
         if not self.path.exists() or not any(self.path.iterdir()):
             return None
+        self._hold()
+        self._lock.release()  # Windows renames no folder that holds an open file
         aside = next(
             p for n in range(1, 10_000) if not (p := self.path.with_name(f"{self.path.name}.old-{n}")).exists()
         )

@@ -19,6 +19,11 @@ from terrazzo.output import Output
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
+
+class OneImageError(InputError):
+    """The parts of a batch are too small for a network that normalises averages over whole images."""
+
+
 ONE_VALUE = "Expected more than 1 value per channel when training"
 """How torch's BatchNorm begins to say that it was given one number."""
 
@@ -137,7 +142,7 @@ def _forward(network: nn.Module, images: Tensor, cfg: StepConfig) -> Output:
     except ValueError as error:
         if not str(error).startswith(ONE_VALUE):
             raise
-        raise InputError(
+        raise OneImageError(
             "this network normalises the average over a whole image by its batch, and a part of the batch holds "
             f"{images.shape[0]} image ({error}): give batch and step.accumulate so that every part holds two at least"
         ) from error

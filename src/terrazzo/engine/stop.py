@@ -55,8 +55,9 @@ class StopFlag:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.set:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, self._before[number] or signal.SIG_DFL)  # type: ignore[arg-type]  # what signal.signal itself returned
             signal.raise_signal(number)
+            return
         self.set, self.number = True, number  # nothing else: a handler may run in the middle of a step
         around = getattr(self._before.get(number), "__self__", None)
         if isinstance(around, StopFlag):

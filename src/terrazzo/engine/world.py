@@ -183,6 +183,8 @@ def choose_device(device: Literal["auto", "cpu", "cuda", "mps"], place: Place | 
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
         device = "cuda" if there["cuda"] else "mps" if there["mps"] and place.size == 1 else "cpu"
+    if device not in there:
+        raise InputError(f"device={device} is not one of auto, {', '.join(there)}")
     if not there[device]:
         usable = ", ".join(name for name, found in there.items() if found)
         raise InputError(

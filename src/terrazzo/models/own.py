@@ -1,5 +1,6 @@
 """A network of the user's own: any `nn.Module` passed from Python."""
 
+import copy
 from pathlib import Path
 from typing import Literal
 
@@ -21,9 +22,10 @@ class OwnModel(ModelInput):
 
 
 def own_model(cfg: OwnModel, net: nn.Module | None, classes: int, channels: int) -> Segmenter:
-    """Wrap `net`, which answers logits [B, K, h, w], a tuple (logits, auxiliary logits, ...) or an `Output`.
+    """Wrap a copy of `net`, which answers logits [B, K, h, w], a tuple (logits, auxiliary logits, ...) or an `Output`.
 
     Parts called encoder or backbone, and head, segmentation_head or classifier, get those roles; the rest is decoder.
+    What is passed stays as it is, with its weights and what may learn of it: it can be given to the next run as well.
     Mean and std are ImageNet's unless the config says otherwise. The answer's shape is checked on one small image.
     """
     if net is None:
@@ -32,6 +34,6 @@ def own_model(cfg: OwnModel, net: nn.Module | None, classes: int, channels: int)
             "terrazzo.load(MODEL, network=net) or evaluate(MODEL, network=net) to use what was trained"
         )
     normalization = cfg.normalization(IMAGENET, channels)
-    segmenter = Segmenter(net, normalization=normalization, stride=cfg.stride)
+    segmenter = Segmenter(copy.deepcopy(net), normalization=normalization, stride=cfg.stride)
     probe(segmenter, classes)
     return segmenter

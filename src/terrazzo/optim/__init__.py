@@ -241,12 +241,17 @@ def check_warmups(schedule: ScheduleConfig, learning: Collection[str], where: st
         )
 
 
-def check_momentum(optim: OptimConfig, schedule: ScheduleConfig) -> None:
+def check_momentum(optim: OptimConfig, schedule: ScheduleConfig, first: ScheduleConfig | None = None) -> None:
     """Scheduled momenta and a momentum of the optimizer's own cannot both be meant.
 
+    `first` is the schedule of a stage before, if there is one.
+
     Raises:
-        InputError: the optimizer's momentum is set, and would never be used.
+        InputError: the optimizer's momentum is set, and would never be used; or RMSprop begins without any, and torch
+            makes no room for it later.
     """
+    if first is not None:
+        check_momentum(optim, first)
     if not isinstance(schedule, OneCycle | FlatCos) or schedule.momenta is None:
         return
     match optim:
@@ -260,4 +265,12 @@ def check_momentum(optim: OptimConfig, schedule: ScheduleConfig) -> None:
         raise InputError(
             f"optim.{key} asks for a momentum of {given:g}, but schedule.momenta {list(schedule.momenta)} sets it "
             "anew in every step; leave one of them out"
+        )
+    begins = schedule if first is None else first
+    momenta = begins.momenta if isinstance(begins, OneCycle | FlatCos) else None
+    if isinstance(optim, RmsProp) and any(schedule.momenta) and (momenta is None or not momenta[0]):
+        where = "schedule" if first is None else "adapt.schedule"
+        raise InputError(
+            f"optim.kind=rmsprop cannot take up the momenta {list(schedule.momenta)} after a first step without any: "
+            f"give {where} momenta that begin above 0, or take another optimizer"
         )
