@@ -5,8 +5,8 @@ python benchmarks/step.py            SegFormer-b0, 2 images of 512 x 512, 150 cl
 Ours: uint8 images in, normalised by the network, the loss and the training score from low-resolution logits. The plain
 loops: float images and int64 masks in, logits enlarged, torch's cross entropy (for SegFormer the loss of transformers
 itself), AdamW as it comes, and the same training score from the argmax. The loops leave out normalising.
-Targets (without C): SegFormer fp32 1.7 x, bf16 with fused AdamW 2.8 x, both with 0.55 of the memory; U-Net fp32 1.1 x,
-bf16 1.9 x. bfloat16 is only as fast as the processor's own instructions for it.
+Targets: SegFormer fp32 1.7 x, bf16 with fused AdamW 2.8 x (both with a loss head in C), 0.55 of the memory; U-Net
+fp32 1.1 x, bf16 1.9 x. bfloat16 is only as fast as the processor's own instructions for it.
 """
 
 import argparse
