@@ -261,6 +261,7 @@ def test_pitfall_batchnorm_moves_in_a_frozen_encoder() -> None:
         assert model.net.encoder[1].weight.requires_grad is isinstance(cfg, Full)
 
 
+@pytest.mark.filterwarnings("ignore:.*Function.* should not be instantiated:DeprecationWarning")  # torch 2.11's own
 @pytest.mark.parametrize("dora", [False, True])
 def test_recompute_and_compile_work_on_changed_weights(dora: bool) -> None:
     torch.manual_seed(0)

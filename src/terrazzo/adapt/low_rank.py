@@ -123,8 +123,9 @@ def _learning(layer: nn.Module) -> LowRank | None:
 def _cast(features: Tensor) -> Tensor:
     """What autocast would do in front of the layer, so that the backward pass holds the narrower of the two."""
     device = features.device.type
-    wanted = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    return features.to(torch.get_autocast_dtype(device)) if wanted and features.dtype != torch.float64 else features
+    if device == "meta" or features.dtype == torch.float64 or not torch.is_autocast_enabled(device):
+        return features
+    return features.to(torch.get_autocast_dtype(device))
 
 
 class _Place(NamedTuple):
@@ -252,4 +253,4 @@ def _like(bias: Tensor | None, features: Tensor) -> Tensor | None:
 def _in_full(tensor: Tensor) -> AbstractContextManager[object]:
     """Without autocast, which has nothing to say of devices that hold no numbers (meta)."""
     device = tensor.device.type
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    return nullcontext() if device == "meta" else torch.autocast(device, enabled=False)
