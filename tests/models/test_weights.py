@@ -219,9 +219,11 @@ def test_bare_build_ignores_weights(tmp_path):
 def test_own_network_from_a_file(tmp_path):
     net = nn.Conv2d(3, 4, 1)
     save_file(noisy(net), path := tmp_path / "w.safetensors")
-    _, report = build_model(OwnModel(weights=path), 4, own=net)
+    before = net.weight.detach().clone()
+    model, report = build_model(OwnModel(weights=path), 4, own=net)
     assert report.loaded == ("net.weight", "net.bias")
-    assert torch.equal(net.weight, load_file(path)["weight"])
+    assert torch.equal(model.net.weight, load_file(path)["weight"])
+    assert torch.equal(net.weight, before), "what was passed stays as it is"
 
 
 def test_canonical_names():
