@@ -89,7 +89,7 @@ class Worker:
             if trial.state == states.RUNNING and (lock := self._taken(trial.number)) is not None:
                 self.doing.say(f"trial {trial.number}: nobody works on it any more; it goes on here")
                 record = TrialRecord.read(self.trials.records, trial.number)
-                return Claim(record or self._begun(study, trial.number), lock)
+                return Claim(record, lock) if record else self._claimed(study, trial.number, lock)
         if sum(trial.state != states.WAITING for trial in found) >= self.search.trials:
             if all(trial.state.is_finished() for trial in found if trial.state != states.WAITING):
                 close_search(study, self.folder.path, self.search, read_records(self.trials.records))
@@ -97,7 +97,14 @@ class Worker:
         asked = study.ask()  # one that waits in the queue, if somebody put it there, else a new one
         lock = self._taken(asked.number)
         assert lock is not None, "nobody works on a trial that has just been asked for"
-        return Claim(self._begun(study, asked.number), lock)
+        return self._claimed(study, asked.number, lock)
+
+    def _claimed(self, study: "Study", number: int, lock: FileLock) -> Claim:
+        try:
+            return Claim(self._begun(study, number), lock)
+        except BaseException:
+            lock.release()  # where the journal breaks just here, the same number is asked for again
+            raise
 
     def work(self, record: TrialRecord) -> None:
         """Bring a trial to its end and tell it; or leave it where a signal stopped it."""
